@@ -43,8 +43,8 @@ clean: ## remove what was built; .venv stays
 
 # A build with warnings is no build; always from a clean directory, since Sphinx repeats no warning for a page it kept.
 $(SITE): $(VENV)/.book $(PAGES)
-	rm -rf _build/html _build/.doctrees
-	$(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet || { rm -rf _build/html; exit 1; }
+	@rm -rf _build/html _build/.doctrees
+	@$(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet >/dev/null || { rm -f $@; exit 1; }
 	@touch $@
 
 $(VENV)/.book: pyproject.toml constraints.txt
