@@ -5,11 +5,12 @@ import re
 import subprocess
 import sys
 
-import chapters
 import nbformat
 import pytest
-from conftest import ROOT
 from nbformat import v4
+
+import chapters
+from conftest import ROOT
 
 FILES = sorted((ROOT / "chapters").glob("*.ipynb"))
 
