@@ -21,7 +21,7 @@ help: ## list the targets
 book: $(SITE) ## build the book as HTML (sets up .venv the first time) and print where it is
 	@echo "The book is at file://$(CURDIR)/$(SITE)"
 
-test: $(VENV)/.test ## package, every notebook, the built site in a browser, style: everything CI checks
+test: $(VENV)/.test lint ## package, every notebook, the built site in a browser, style: everything CI checks
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
 
 lab: $(VENV)/.tools ## open the chapters in JupyterLab
