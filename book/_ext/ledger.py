@@ -157,8 +157,8 @@ def needs(statistic):
     'between −0.01 and 0.01'
     """
     if statistic.condition == "within":
-        return f"between {_number(statistic.bound[0])} and {_number(statistic.bound[1])}"
-    return f"{'exactly' if statistic.condition == 'equals' else statistic.condition} {_number(statistic.bound)}"
+        return f"between {_number(statistic.bound[0], 6)} and {_number(statistic.bound[1], 6)}"
+    return f"{'exactly' if statistic.condition == 'equals' else statistic.condition} {_number(statistic.bound, 6)}"
 
 
 def result(statistic, measured):
@@ -175,8 +175,8 @@ def result(statistic, measured):
     )
 
 
-def _number(x):
-    return f"{x:.6g}".replace("-", "−") if x == round(x, 6) and x else f"{x:.3g}".replace("-", "−")
+def _number(x, digits=3):
+    return (f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.{digits}g}").replace("-", "−")
 
 
 def _plain(text):
