@@ -28,7 +28,7 @@ lab: $(VENV)/.tools ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir chapters
 
 execute: $(VENV)/.book ## run every notebook in place and store its outputs (make execute CHAPTERS=chapters/01-*.ipynb for one)
-	$(BIN)/python book/_ext/execute.py $(CHAPTERS)
+	$(BIN)/python book/_ext/chapters.py execute $(CHAPTERS)
 
 bench: $(VENV)/.test ## run the benchmarks, one table a script
 	@for script in benchmarks/*.py; do [ -e "$$script" ] || { echo "no benchmarks yet"; break; }; $(BIN)/python "$$script" || exit 1; done

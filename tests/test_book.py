@@ -11,6 +11,7 @@ from bs4 import BeautifulSoup
 
 from conftest import ROOT
 
+pytestmark = pytest.mark.site
 LOADING = [  # what a browser fetches by itself: (tag, attribute)
     *[("script", "src"), ("img", "src"), ("img", "srcset"), ("source", "src"), ("source", "srcset"), ("iframe", "src")],
     *[("audio", "src"), ("video", "src"), ("video", "poster"), ("embed", "src"), ("object", "data"), ("track", "src")],

@@ -16,6 +16,7 @@ from playwright.sync_api import sync_playwright
 
 from conftest import ROOT
 
+pytestmark = pytest.mark.site
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
 FLAGS = [
@@ -78,9 +79,7 @@ def visit(browser):
         page.on("response", lambda r: troubles.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
         page.goto(url, wait_until="load")
         page.evaluate("async () => { if (window.MathJax?.startup) await MathJax.startup.promise }")
-        page.wait_for_timeout(
-            400
-        )  # the theme makes what scrolls reachable by keyboard 300 ms after loading
+        page.wait_for_timeout(400)  # the theme lets the keyboard reach what scrolls 300 ms after loading
         return page, troubles
 
     yield visit

@@ -138,7 +138,7 @@ def test_nbval_compares_all_but_the_digits_after_the_sign(tmp_path, printed, sto
     assert validated(tmp_path, f"print({printed!r})", stored + "\n") is accepted
 
 
-@pytest.mark.parametrize("repository", ["", "owner", "owner/name/more", "https://github.com/owner/name", "a/b; rm -rf"])
+@pytest.mark.parametrize("repository", ["", "owner@1", "a/b", "a/b/c@1", "https://github.com/a/b@1", "a/b@1; rm"])
 def test_stamp_refuses_what_is_not_a_repository(repository):
     notebook = v4.new_notebook(cells=[code(chapters.SETUP, 1)])
     with pytest.raises(ValueError, match="repository = .*OWNER/NAME"):
@@ -147,4 +147,4 @@ def test_stamp_refuses_what_is_not_a_repository(repository):
 
 def test_stamp_refuses_a_notebook_without_the_setup_cell():
     with pytest.raises(ValueError, match="0 setup cells"):
-        chapters.stamped(v4.new_notebook(cells=[code()]), "owner/name")
+        chapters.stamped(v4.new_notebook(cells=[code()]), "owner/name@1")

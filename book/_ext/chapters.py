@@ -1,7 +1,7 @@
-"""The chapters as files: run them in place, hold them to their form, and stamp the copies that are published.
+"""The chapters as files: run them in place, hold them to their form, and stamp the copy that is published.
 
     python book/_ext/chapters.py execute [chapters/NN-slug.ipynb ...]
-    python book/_ext/chapters.py stamp OWNER/NAME[@REF] DIRECTORY
+    python book/_ext/chapters.py stamp OWNER/NAME@REF
 
 A chapter's file is a function of its cells: ids come from the cells' sources, metadata holds what a reader's Jupyter
 needs and nothing of the machine it ran on. So `normalised` applied twice changes nothing, and a test holds every
@@ -11,7 +11,6 @@ committed chapter to that.
 import argparse
 import hashlib
 import re
-import sys
 from pathlib import Path
 
 import nbformat
@@ -20,7 +19,7 @@ CHAPTERS = Path(__file__).resolve().parents[2] / "chapters"
 MOST_BYTES = 1_000_000
 SHORTEST_ALT = 40  # characters: less cannot state what a figure shows
 
-# The first code cell of every chapter, word for word. publish.yml fills in REPOSITORY in the copies it publishes.
+# The first code cell of every chapter, word for word. `stamp` fills in REPOSITORY in the copies that are published.
 SETUP = """\
 # Setup: where batchlab is installed this only imports it; on Colab it installs it first.
 REPOSITORY = ""
@@ -30,8 +29,9 @@ except ModuleNotFoundError as missing:
     if missing.name != "batchlab":
         raise
     if not REPOSITORY:
-        how = "batchlab is not installed: run `make lab` in a copy of the book, which installs it and opens this page."
-        raise ModuleNotFoundError(how) from None
+        raise ModuleNotFoundError(
+            "batchlab is not installed: run `make lab` in a copy of the book to install it"
+        ) from None
     import subprocess
     import sys
 
@@ -62,7 +62,7 @@ def normalised(notebook):
         cell.metadata = {key: cell.metadata[key] for key in KEPT if cell.metadata.get(key)}
         for output in cell.get("outputs", []):
             if "metadata" in output:
-                output.metadata = {}
+                output.metadata = {k: v for k, v in output.metadata.items() if k == "batchlab"}  # the claims' evidence
     return notebook
 
 
@@ -137,13 +137,12 @@ def execute(paths):
 
 
 def stamped(notebook, repository):
-    """Return a copy of a notebook whose setup cell knows the repository it can be installed from.
+    """Return a copy of a notebook whose setup cell knows what it can be installed from.
 
     Raises:
-        ValueError: ``repository`` is not OWNER/NAME or OWNER/NAME@REF, or the notebook has no setup cell to stamp.
+        ValueError: ``repository`` is not OWNER/NAME@REF, or the notebook has no setup cell to stamp.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", repository):
-        raise ValueError(f"repository = {repository!r}: expected OWNER/NAME or OWNER/NAME@REF")
+    _owner_and_name(repository)
     notebook = nbformat.from_dict(notebook)
     setup = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source == SETUP]
     if len(setup) != 1:
@@ -152,13 +151,28 @@ def stamped(notebook, repository):
     return notebook
 
 
-def stamp(repository, directory):
-    """Write a stamped copy of every chapter into ``directory``."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    for path in sorted(CHAPTERS.glob("*.ipynb")):
+def _owner_and_name(repository):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+@[\w./-]+", repository):
+        raise ValueError(f"repository = {repository!r}: expected OWNER/NAME@REF")
+    return repository.split("@")[0]
+
+
+def stamp(repository, root=CHAPTERS.parent):
+    """Write a repository's address into the tree at ``root``: every chapter's setup cell, and the site's Colab buttons.
+
+    The buttons open the chapters of the branch ``notebooks``, where publish.yml puts the stamped ones.
+    """
+    address = f"https://github.com/{_owner_and_name(repository)}"
+    config = Path(root) / "_config.yml"
+    text = config.read_text(encoding="utf-8")
+    if text.count('colab_url: ""') != 1:
+        raise ValueError(f"{config}: expected one line with an empty colab_url")
+    text = text.replace('colab_url: ""', 'colab_url: "https://colab.research.google.com"')
+    text += f'\nrepository:\n  url: "{address}"\n  branch: notebooks\n'
+    config.write_text(text, encoding="utf-8", newline="\n")
+    for path in sorted((Path(root) / "chapters").glob("*.ipynb")):
         notebook = stamped(nbformat.read(path, as_version=4), repository)
-        (directory / path.name).write_text(dumped(notebook), encoding="utf-8", newline="\n")
+        path.write_text(dumped(notebook), encoding="utf-8", newline="\n")
 
 
 def main(arguments=None):
@@ -166,15 +180,14 @@ def main(arguments=None):
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("execute", help="run notebooks in place and store their outputs")
     runs.add_argument("paths", nargs="*", type=Path)
-    stamps = commands.add_parser("stamp", help="write stamped copies of every chapter")
-    stamps.add_argument("repository")
-    stamps.add_argument("directory", type=Path)
+    stamps = commands.add_parser("stamp", help="write a repository's address into this tree, to publish it")
+    stamps.add_argument("repository", help="OWNER/NAME@REF")
     given = parser.parse_args(arguments)
     if given.command == "execute":
         execute(given.paths or sorted(CHAPTERS.glob("*.ipynb")))
     else:
-        stamp(given.repository, given.directory)
+        stamp(given.repository)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
