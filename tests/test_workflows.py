@@ -66,8 +66,8 @@ def test_no_workflow_pastes_an_expression_into_a_shell(path):
     [
         ("runs-on: ubuntu-latest", "runs-on: ubuntu-lately", "ubuntu-lately"),
         ("timeout-minutes: 90", "timeout-minuets: 90", "timeout-minuets"),
-        ("${{ matrix.python }}", "${{ matrix.pyton }}", "pyton"),
-        ("contents: read", "contents: raed", "raed"),
+        ("${{ matrix.python }}", "${{ matrix.snake }}", "snake"),
+        ("contents: read", "contents: reed", "reed"),
     ],
 )
 def test_actionlint_finds_a_broken_workflow(tmp_path, right, wrong, says):

@@ -45,7 +45,6 @@ KERNEL = {
 }
 TAGS = {"hide-input", "hide-output", "remove-input", "timing", "nbval-ignore-output"}
 KEPT = ("tags", "mystnb")  # metadata of a cell that means something to this book
-EVIDENCE = ("batchlab",)  # metadata of an output: what claims.check measured, which the ledger's page reads
 IGNORING = re.compile(r"(NBVAL_|PYTEST_VALIDATE_)")
 TIMING = re.compile(r"\d\s*(ns|µs|ms|s|min|seconds|examples/s|steps/s|%)(?!\w)")
 
