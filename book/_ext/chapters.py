@@ -21,7 +21,7 @@ SHORTEST_ALT = 40  # characters: less cannot state what a figure shows
 
 # The first code cell of every chapter, word for word. `stamp` fills in REPOSITORY in the copies that are published.
 SETUP = """\
-# Setup: where batchlab is installed this only imports it; on Colab it installs it first.
+# Setup: imports batchlab where it is installed; on Colab, installs it first.
 REPOSITORY = ""
 try:
     import batchlab as bl
@@ -29,14 +29,14 @@ except ModuleNotFoundError as missing:
     if missing.name != "batchlab":
         raise
     if not REPOSITORY:
-        raise ModuleNotFoundError(
-            "batchlab is not installed: run `make lab` in a copy of the book to install it"
-        ) from None
+        how = "batchlab is not installed: run `make lab` in a copy of the book"
+        raise ModuleNotFoundError(how) from None
     import subprocess
     import sys
 
     package = f"batchlab @ git+https://github.com/{REPOSITORY}"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", package]
+    subprocess.run(pip, check=True)
     import batchlab as bl"""
 
 KERNEL = {

@@ -181,7 +181,7 @@ class Card:
             f"<strong class='claim-verdict'>{VERDICTS[c.verdict]}</strong></p>"
             f"<p class='claim-says'>{html.escape(c.says)}</p>"
             f"<table><thead><tr><th scope='col'>measured</th><th scope='col'>value</th>"
-            f"<th scope='col'>the verdict needs</th></tr></thead><tbody>{rows}</tbody></table>"
+            f"<th scope='col'>required</th></tr></thead><tbody>{rows}</tbody></table>"
             + (f"<p class='claim-note'>{html.escape(self.note)}</p>" if self.note else "")
             + "</div>"
         )
