@@ -99,9 +99,7 @@ class Run:
             fail("optimizer", self.optimizer, "a batchlab.optim.Optimizer, such as optim.sgd()")
         number("lr", self.lr, above=0)
         count("batch_size", self.batch_size, at_most=len(self.data.train[0]))
-        length = {
-            k: getattr(self, k) for k in ("epochs", "steps", "examples") if getattr(self, k) is not None
-        }
+        length = {k: getattr(self, k) for k in ("epochs", "steps", "examples") if getattr(self, k) is not None}
         if len(length) != 1:
             fail("epochs, steps, examples", length, "exactly one of the three")
         for name, value in length.items():
@@ -110,9 +108,7 @@ class Run:
         if not callable(self.loss):
             one_of("loss", self.loss, LOSSES)
         if (self.loss, self.data.classes is None) in (("mse", False), ("cross_entropy", True)):
-            fail(
-                "loss", self.loss, "'cross_entropy' for labels, 'mse' for float targets, or your own function"
-            )
+            fail("loss", self.loss, "'cross_entropy' for labels, 'mse' for float targets, or your own function")
         one_of("order", self.order, ORDERS)
         for name in ("lr_schedule", "batch_schedule"):
             if not callable(getattr(self, name)):
@@ -188,11 +184,7 @@ def fit(run):
     state, averaged, scale = run.optimizer.init(params), params, FIRST_SCALE
     step = examples = 0
     size, lr, seconds, losses = run.batch_size, run.lr, 0.0, []
-    rows = [
-        _row(
-            run, step, examples, seconds, lr, size, losses, measure_all(run, model, averaged, buffers, parts)
-        )
-    ]
+    rows = [_row(run, step, examples, seconds, lr, size, losses, measure_all(run, model, averaged, buffers, parts))]
     reached, diverged = meets(run.target, rows[-1]), False
 
     with models.seeded(run.seed, "dropout", x.device), _progress(run) as bar:
@@ -254,6 +246,4 @@ def _history(run, rows, params, buffers, averaged, diverged, reached):
     import pandas  # a quarter of a second that importing batchlab should not cost
 
     params, buffers, averaged = ({k: v.cpu() for k, v in d.items()} for d in (params, buffers, averaged))
-    return History(
-        run, pandas.DataFrame(rows), params, buffers, averaged if run.ema else None, diverged, reached
-    )
+    return History(run, pandas.DataFrame(rows), params, buffers, averaged if run.ema else None, diverged, reached)
