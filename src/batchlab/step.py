@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from batchlab import models
 from batchlab._check import fail
-from batchlab.data import index_stream
+from batchlab.dataset import index_stream
 from batchlab.schedules import constant
 
 FIRST_SCALE = (2.0**16, 0)  # float16 loss scaling: the scale, and the good steps since it last changed
@@ -150,7 +150,7 @@ def forward(model, params, buffers, x, segments=1):
         return functional_call(model, (params, buffers), (x,))
     layers = list(model.named_children())
     cuts = [len(layers) * i // segments for i in range(segments + 1)]
-    for start, stop in zip(cuts[:-1], cuts[1:]):
+    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
         piece = nn.Sequential(OrderedDict(layers[start:stop]))
         names = {name for name, _ in layers[start:stop]}
         own = {k: v for k, v in {**params, **buffers}.items() if k.split(".")[0] in names}
@@ -190,16 +190,16 @@ def gradient(run, model, params, buffers, x, y, scale=1.0):
     params = {name: p.detach().requires_grad_() for name, p in params.items()}
     size = run.micro_batch or len(x)
     loss, grads = 0.0, None
-    for xs, ys in zip(x.split(size), y.split(size)):
+    for xs, ys in zip(x.split(size), y.split(size), strict=True):
         share = len(xs) / len(x)
         buffers = models.next_draw({name: b.clone() for name, b in buffers.items()})
         part = share * mean_loss(run, model, params, buffers, xs, ys)
         kept = {name: b.clone() for name, b in buffers.items()} if run.checkpoint_segments > 1 else buffers
         parts = torch.autograd.grad(part * scale, list(params.values()), materialize_grads=True)
         buffers = kept  # recomputing a segment updates BatchNorm's statistics a second time: undo that
-        grads = parts if grads is None else [g + p for g, p in zip(grads, parts)]
+        grads = parts if grads is None else [g + p for g, p in zip(grads, parts, strict=True)]
         loss += part.item()
-    grads = {name: g / scale if scale != 1 else g for name, g in zip(params, grads)}
+    grads = {name: g / scale if scale != 1 else g for name, g in zip(params, grads, strict=True)}
     if run.l1:
         grads = {name: g + run.l1 * params[name].detach().sign() for name, g in grads.items()}
     return loss, grads, buffers
@@ -266,7 +266,7 @@ def measure(run, model, params, buffers, x, y):
     """Mean loss and accuracy (None for regression) over a part, in evaluation mode and full precision."""
     model.eval()
     loss = right = 0.0
-    for xs, ys in zip(x.split(MEASURED_AT_ONCE), y.split(MEASURED_AT_ONCE)):
+    for xs, ys in zip(x.split(MEASURED_AT_ONCE), y.split(MEASURED_AT_ONCE), strict=True):
         outputs = functional_call(model, (params, buffers), (xs,))
         share = len(xs) / len(x)
         loss += share * loss_of(run, outputs, ys).item()

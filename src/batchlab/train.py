@@ -9,7 +9,7 @@ from torch import nn
 
 from batchlab import models, schedules
 from batchlab._check import count, fail, number, one_of
-from batchlab.data import ORDERS, Dataset
+from batchlab.dataset import ORDERS, Dataset
 from batchlab.optim import Optimizer
 from batchlab.step import (
     FIRST_SCALE,
