@@ -113,7 +113,13 @@ def batch_sizes(run):
 
 
 def size_at(run, examples):
-    """The batch size after ``examples`` examples: batch_size times the schedule's multiplier, rounded."""
+    """The batch size after ``examples`` examples: batch_size times the schedule's multiplier, rounded to whole.
+
+    >>> from types import SimpleNamespace
+    >>> from batchlab import schedules
+    >>> size_at(SimpleNamespace(batch_size=8, batch_schedule=schedules.stages(factors=(1, 4), at=(100,))), 100)
+    32
+    """
     return round(run.batch_size * run.batch_schedule(examples))
 
 
@@ -239,7 +245,12 @@ def average(run, averaged, params):
 
 
 def due(run, before, examples):
-    """Whether an evaluation is due: a multiple of ``evaluate_every`` lies in (before, examples]."""
+    """Whether an evaluation is due: a multiple of ``evaluate_every`` lies in (before, examples].
+
+    >>> from types import SimpleNamespace
+    >>> [due(SimpleNamespace(evaluate_every=30), before, before + 20) for before in (0, 20, 40, 60)]
+    [False, True, True, False]
+    """
     every = run.evaluate_every or len(run.data.train[0])
     return examples // every > before // every
 
@@ -251,7 +262,11 @@ def metrics(run):
 
 
 def meets(target, row):
-    """Whether a row of the table meets the target: accuracy at least, or loss at most, the value."""
+    """Whether a row of the table meets the target: accuracy at least, or loss at most, the value.
+
+    >>> meets(("val_accuracy", 0.9), {"val_accuracy": 0.91}), meets(("val_loss", 0.2), {"val_loss": 0.3})
+    (True, False)
+    """
     if target is None:
         return False
     metric, value = target
