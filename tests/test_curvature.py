@@ -1,4 +1,4 @@
-"""Curvature against independent oracles: closed forms, torch's own Hessian in float64, brute force over a box."""
+"""Curvature against independent oracles: closed forms, torch's own Hessian in float64, brute force."""
 
 import doctest
 import itertools

@@ -100,7 +100,7 @@ def _saved(known):
 
 
 def _step(model, loss, optimiser, x, y, micro_batch, autocast, counted=False):
-    """One training step on the mean loss over x; if ``counted``, the most bytes a micro-batch saved, else 0."""
+    """One training step on the mean loss over x; the most bytes a micro-batch saved, 0 unless ``counted``."""
     optimiser.zero_grad(set_to_none=True)
     most = 0
     for xb, yb in zip(x.split(micro_batch), y.split(micro_batch), strict=True):
@@ -215,7 +215,8 @@ def largest_batch(fits: Callable, cap):
     ``LargestBatch``.
 
     Doubling from 1 until a size fails or the cap has run, then bisection between the last that ran and the
-    first that failed. Only a size that ran is ever returned. ``fits`` fails by returning False or by
+    first that failed. Only a size that ran, and ran again after the failures, is
+    returned. ``fits`` fails by returning False or by
     running out of memory (see ``out_of_memory``); any other exception is passed on. If ``fits`` is not
     monotone the answer is a size that ran, though not the largest possible. The cap is compulsory: a CPU
     that overcommits memory is killed before it can say no. The largest batch that fits is an upper limit,
@@ -262,6 +263,11 @@ def largest_batch(fits: Callable, cap):
             good = middle
         else:
             bad = middle
+    if good and tried[-1] != (good, True):
+        # Near the limit fragments decide: the answer has to run again after the failures, or a smaller one
+        # does.
+        candidates = sorted({b for b, ran in tried if ran}, reverse=True)
+        good = next((b for b in candidates if runs(b)), 0)
     return LargestBatch(good or None, tuple(tried), good == cap)
 
 
