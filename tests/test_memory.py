@@ -301,7 +301,7 @@ def test_a_shortage_is_a_size_that_does_not_fit(limit, cap, how):
 
 
 def test_a_size_that_ran_by_luck_is_not_the_answer():
-    """From 48 up a size runs only once, as when memory has become fragmented: the last smaller one is given."""
+    """From 48 up a size runs only once, as when memory has become fragmented: a smaller one is given."""
     seen = []
 
     def fits(batch_size):
