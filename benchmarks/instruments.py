@@ -304,9 +304,7 @@ def largest_exactness():
             rows.append((label, f"Lightning, {mode}", value, ran, len(set(tried)), same))
     show("Largest batch of 4096 examples or fewer when larger ones raise torch.OutOfMemoryError", rows)
     if HAVE["lightning"]:
-        print(
-            "Lightning with its default settings: binsearch takes a margin of 5% off the largest size that ran."
-        )
+        print("Lightning with its default margin: binsearch takes 5% off the largest size that ran.")
     else:
         print("Lightning is not installed: its rows are missing.")
 
