@@ -8,9 +8,11 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "src" / "batchlab"
 FLOORS = {
-    "_check": -1,
-    **dict.fromkeys(["theory", "stats"], 0),
+    "_check": -2,
+    **dict.fromkeys(["_random", "_probe"], -1),
+    **dict.fromkeys(["theory", "stats", "dataset"], 0),
     **dict.fromkeys(["data", "models", "optim", "schedules"], 1),
+    "step": 1.5,
     "train": 2,
     **dict.fromkeys(["sweep", "noise", "curvature", "throughput", "memory", "parallel", "advise"], 3),
     **dict.fromkeys(["claims", "plot", "playground", "__main__"], 4),
