@@ -9,11 +9,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from batchlab._check import array, count, fail, number, one_of
 from batchlab._random import generator
-
-# scipy.stats is imported where it is used: it takes half a second that importing batchlab should not cost
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,6 @@ def bootstrap(values, statistic=None, *, level=0.95, method="bca", resamples=999
 
     import warnings
 
-    from scipy import stats
-
     def mean(rows, axis):
         return values[rows].mean(axis=axis)
 
@@ -144,8 +141,6 @@ def tost(differences, margin, *, alpha=0.05):
     differences = _seeds("differences", differences, ndim=1)
     margin = number("margin", margin, above=0)
     alpha = number("alpha", alpha, above=0, below=0.5)
-    from scipy import stats
-
     mean = float(differences.mean())
     error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
     if error == 0:
@@ -168,8 +163,6 @@ def proportion(successes, total, *, level=0.95):
     total = count("total", total)
     successes = count("successes", successes, at_least=0, at_most=total)
     level = number("level", level, above=0, below=1)
-    from scipy import stats
-
     found = stats.binomtest(successes, total).proportion_ci(level, method="wilson")
     return Interval(successes / total, float(found.low), float(found.high), level)
 
@@ -187,8 +180,6 @@ def ratio_of_means(numerators, denominators, *, level=0.95):
     level = number("level", level, above=0, below=1)
     if b.mean() == 0:
         fail("denominators", denominators, "values whose mean is not 0")
-    from scipy import stats
-
     (var_a, cov), (_, var_b) = np.cov(a, b) / len(a)
     t2 = stats.t(len(a) - 1).ppf((1 + level) / 2) ** 2
     # the ratios r that t does not reject: (mean a - r mean b)^2 <= t^2 (var a - 2 r cov + r^2 var b)
@@ -225,8 +216,6 @@ def loglog_slope(x, y, *, level=0.95, resamples=9999, seed=0):
     level = number("level", level, above=0, below=1)
     if len(x) < 3:
         fail("x", x, "at least three points, or several seeds")
-    from scipy import stats
-
     left = np.log(y) - np.log(y).mean() - slopes * centred
     reach = stats.t(len(x) - 2).ppf((1 + level) / 2) * math.sqrt(left @ left / (len(x) - 2) / (centred @ centred))
     return Interval(float(slopes), float(slopes - reach), float(slopes + reach), level)

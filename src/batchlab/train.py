@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -242,7 +243,5 @@ def _progress(run):
 
 
 def _history(run, rows, params, buffers, averaged, diverged, reached):
-    import pandas  # a quarter of a second that importing batchlab should not cost
-
     params, buffers, averaged = ({k: v.cpu() for k, v in d.items()} for d in (params, buffers, averaged))
-    return History(run, pandas.DataFrame(rows), params, buffers, averaged if run.ema else None, diverged, reached)
+    return History(run, pd.DataFrame(rows), params, buffers, averaged if run.ema else None, diverged, reached)
