@@ -27,6 +27,7 @@ from batchlab.step import (
     prepare,
     rescale,
     scalar,
+    size_at,
 )
 
 PRECISIONS = ("float32", "float64", "bfloat16", "float16")
@@ -183,20 +184,24 @@ def fit(run):
     x, y = parts["train"]  # (N, ...), and (N,) or (N, outputs)
     state, averaged, scale = run.optimizer.init(params), params, FIRST_SCALE
     step = examples = 0
-    size, lr, seconds, losses = run.batch_size, run.lr, 0.0, []
-    rows = [_row(run, step, examples, seconds, lr, size, losses, measure_all(run, model, averaged, buffers, parts))]
-    reached, diverged = meets(run.target, rows[-1]), False
+    size, lr, seconds, losses, rows = run.batch_size, run.lr, 0.0, [], []
 
+    def record():
+        found = measure_all(run, model, averaged, buffers, parts)
+        rows.append(_row(run, step, examples, seconds, lr, size, losses, found))
+        losses.clear()
+        return meets(run.target, found)
+
+    reached, diverged = record(), False
     with models.seeded(run.seed, "dropout", x.device), _progress(run) as bar:
         for index in batches(run):
             if reached:
                 break
             start = perf_counter()
-            lr = learning_rate(run, examples)
-            size = len(index)
-            index = torch.from_numpy(index).to(x.device)
-            loss, grads, buffers = gradient(run, model, params, buffers, x[index], y[index], scale[0])
-            losses.append((loss, size))
+            size, lr = size_at(run, examples), learning_rate(run, examples)
+            batch = torch.from_numpy(index).to(x.device)
+            loss, grads, buffers = gradient(run, model, params, buffers, x[batch], y[batch], scale[0])
+            losses.append((loss, len(index)))
             diverged = has_diverged(loss, run.loss_bound) or scale[0] < SMALLEST_SCALE
             if diverged:
                 break
@@ -204,18 +209,13 @@ def fit(run):
             if usable:
                 params, state = run.optimizer.update(grads, state, params, scalar(lr, params))
                 averaged = average(run, averaged, params)
-            before, step, examples = examples, step + 1, examples + size
+            before, step, examples = examples, step + 1, examples + len(index)
             seconds += perf_counter() - start
-            bar.update(size)
+            bar.update(len(index))
             if due(run, before, examples):
-                found = measure_all(run, model, averaged, buffers, parts)
-                rows.append(_row(run, step, examples, seconds, lr, size, losses, found))
-                reached, losses = meets(run.target, rows[-1]), []
-
-    if rows[-1]["step"] != step:
-        found = measure_all(run, model, averaged, buffers, parts)
-        rows.append(_row(run, step, examples, seconds, lr, size, losses, found))
-        reached = not diverged and meets(run.target, rows[-1])
+                reached = record()
+    if losses:  # steps since the last row, or the batch that diverged
+        reached = record() and not diverged
     return _history(run, rows, params, buffers, averaged, diverged, reached)
 
 
