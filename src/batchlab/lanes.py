@@ -15,20 +15,21 @@ from torch.func import functional_call, grad_and_value, vmap
 from batchlab import models, step
 from batchlab.schedules import constant
 
-EVALUATED_AT_ONCE = 65536  # examples times lanes in one forward pass of an evaluation
+EVALUATED_AT_ONCE = 2**16  # examples times lanes, in one forward pass of an evaluation
 
 
 @dataclass(frozen=True)
 class Plan:
     """What all lanes of a stack have in common, step by step.
 
-    ``sizes`` (S,): batch sizes. ``examples`` (S + 1,): examples seen before each step, and at the end.
-    ``factors`` (S,): what the schedule multiplies the base learning rate by. ``stops``: the step counts after which
-    an evaluation is due, the last step included. ``used``: how many examples of each epoch's order are used.
+    ``examples`` (S + 1,): examples seen before each step, and at the end. ``sizes`` (S,): the batch size that the
+    schedule asks for (the last batch of an epoch may be smaller). ``factors`` (S,): what the schedule multiplies the
+    base learning rate by. ``stops``: the step counts after which an evaluation is due, the last step included.
+    ``used``: how many examples of each epoch's order are used.
     """
 
-    sizes: np.ndarray
     examples: np.ndarray
+    sizes: np.ndarray
     factors: np.ndarray
     stops: tuple
     used: tuple
@@ -49,58 +50,118 @@ def plan(run):
     >>> from batchlab import data, models, optim, train
     >>> run = train.Run(data=data.digits(), model=models.linear(64, 10), optimizer=optim.sgd(), lr=0.1,
     ...                 batch_size=1000, epochs=2)
-    >>> plan(run).sizes.tolist(), plan(run).stops
-    ([1000, 437, 1000, 437], (2, 4))
+    >>> plan(run).examples.tolist(), plan(run).stops
+    ([0, 1000, 1437, 2437, 2874], (2, 4))
     """
-    sizes, used = [], []
+    examples, used = [0], []
+    total = len(run.data.train[0])
     for index in step.batches(run, order="replacement" if run.order == "replacement" else "fixed"):
-        sizes.append(len(index))
         if index[0] == 0 or not used:  # in fixed order, example 0 begins an epoch
             used.append(0)
         used[-1] += len(index)
-    sizes = np.array(sizes, np.int64)
-    examples = np.concatenate([[0], np.cumsum(sizes)])
+        examples.append(examples[-1] + len(index))
     if run.order == "replacement":  # one endless stream: every epoch's order is used up
-        used = [len(run.data.train[0])] * -(-int(examples[-1]) // len(run.data.train[0]))
-    factors = np.ones(len(sizes))
+        used = [total] * -(-examples[-1] // total)
+    sizes, factors = np.full(len(examples) - 1, run.batch_size), np.ones(len(examples) - 1)
+    if not isinstance(run.batch_schedule, constant):
+        sizes = np.array([step.size_at(run, seen) for seen in examples[:-1]])
     if not isinstance(run.lr_schedule, constant):
         unit = replace(run, lr=1.0)
-        factors = np.array([step.learning_rate(unit, int(seen)) for seen in examples[:-1]])
-    stops = [s + 1 for s in range(len(sizes)) if step.due(run, int(examples[s]), int(examples[s + 1]))]
+        factors = np.array([step.learning_rate(unit, seen) for seen in examples[:-1]])
+    stops = [s for s in range(1, len(examples)) if step.due(run, examples[s - 1], examples[s])]
     if not stops or stops[-1] != len(sizes):
         stops.append(len(sizes))
-    return Plan(sizes, examples, factors, tuple(stops), tuple(used))
+    return Plan(np.array(examples, np.int64), sizes, factors, tuple(stops), tuple(used))
 
 
-def row(run, plan, at, seconds, batch_loss, found, last=None):
-    """A row after ``at`` steps; ``last`` is the step whose lr and size it shows, by default the one before ``at``."""
-    last = max(at - 1 if last is None else last, 0)
+def row(run, plan, at, last, seconds, batch_loss, found):
+    """The row of a lane after ``at`` steps; ``last`` is the step whose lr and batch size it shows (None at first)."""
     return {
         "step": at,
         "examples": int(plan.examples[at]),
         "epoch": int(plan.examples[at]) / len(run.data.train[0]),
         "seconds": seconds,
-        "step_lr": float(run.lr * plan.factors[last]) if at or last else run.lr,
-        "step_batch_size": int(plan.sizes[last]) if at or last else run.batch_size,
+        "step_lr": run.lr if last is None else float(run.lr * plan.factors[last]),
+        "step_batch_size": run.batch_size if last is None else int(plan.sizes[last]),
         "batch_loss": batch_loss,
         **found,
     }
 
 
-# ---------------------------------------------------------------- the stacked step
+# ---------------------------------------------------------------- one stacked model
+
+
+def train(plan, runs, compiled=False):
+    """Train the runs, which differ in lr and seed only, as one stack; return one ``Lane`` each, in their order.
+
+    A lane's ``seconds`` are its share of the stack's. ``compiled`` puts the step through ``torch.compile``.
+    """
+    run = runs[0]
+    model, _, _, parts = step.prepare(run)
+    x, y = parts["train"]
+    advance = stacked_step(run, model)
+    if compiled:
+        torch.compiler.reset()  # else code compiled for other models counts towards the limit of recompilations
+        advance = torch.compile(advance)
+    stack = _start(runs, parts)  # params, buffers, state, averaged: dicts of tensors (lanes, ...)
+    rows, diverged, reached = [[] for _ in runs], [False] * len(runs), [False] * len(runs)
+    seconds, losses = np.zeros(len(runs)), np.zeros(len(runs))  # losses: summed over the examples since the last row
+    alive, last_row = list(range(len(runs))), 0
+
+    def record(at, last, places, seen):
+        chosen = [alive[p] for p in places]
+        found = measure(run, model, _select(stack, places), parts)
+        for lane, metrics in zip(chosen, found, strict=True):
+            mean = losses[lane] / seen if seen else float("nan")
+            rows[lane].append(row(runs[lane], plan, at, last, float(seconds[lane]), float(mean), metrics))
+            reached[lane] = not diverged[lane] and step.meets(run.target, metrics)
+
+    def leave():
+        stays = [p for p, lane in enumerate(alive) if not diverged[lane] and not reached[lane]]
+        if len(stays) == len(alive):
+            return stack, alive
+        return _select(stack, stays), [alive[p] for p in stays]
+
+    record(0, None, range(len(alive)), 0)
+    stack, alive = leave()
+    for at, index in enumerate(step.batches(run, seed=tuple(r.seed for r in runs))):  # index (runs, b)
+        if not alive:
+            break
+        began = perf_counter()
+        model.train()
+        batch = torch.from_numpy(index[alive]).to(x.device)
+        lr = np.array([runs[lane].lr * plan.factors[at] for lane in alive])
+        loss, *after = advance(*stack, x[batch], y[batch], torch.from_numpy(lr).to(x.device, step.dtype_of(run)))
+        bad = step.has_diverged(loss, run.loss_bound)
+        losses[alive] += loss.double().cpu().numpy() * index.shape[1]
+        seconds[alive] += (perf_counter() - began) / len(alive)
+        seen = int(plan.examples[at + 1] - plan.examples[last_row])
+        if bad.any():  # no update is made from such a step: these lanes end as they were before it
+            places = bad.nonzero().flatten().tolist()
+            for p in places:
+                diverged[alive[p]] = True
+            record(at, at, places, seen)
+        stack = after
+        stack, alive = leave()
+        if at + 1 in plan.stops and alive:
+            record(at + 1, at, range(len(alive)), seen)
+            losses[:], last_row = 0, at + 1
+            stack, alive = leave()
+    return [Lane(*lane) for lane in zip(rows, diverged, reached, strict=True)]
 
 
 def stacked_step(run, model):
-    """One training step of a stack: (params, buffers, state, averaged, x, y, lr) -> (losses, the first four anew).
+    """One step of a whole stack: (params, buffers, state, averaged, x, y, lr) -> (losses, and the first four anew).
 
-    Every tensor has a leading dimension of lanes: x ``(lanes, b, ...)``, lr and losses ``(lanes,)``.
+    Every tensor has a leading dimension of lanes: x ``(lanes, b, ...)``, lr and losses ``(lanes,)``. Lane by lane
+    it is the step of ``train.fit``.
     """
 
     def loss(params, buffers, x, y):
         buffers = models.next_draw({name: b.clone() for name, b in buffers.items()})
         return step.mean_loss(run, model, params, buffers, x, y), buffers
 
-    def gradient(params, buffers, x, y):
+    def one(params, buffers, state, averaged, x, y, lr):
         size = run.micro_batch or len(x)
         total, grads = 0.0, None
         for xs, ys in zip(x.split(size), y.split(size), strict=True):
@@ -110,49 +171,55 @@ def stacked_step(run, model):
             total = total + share * mean
         if run.l1:
             grads = {k: g + run.l1 * params[k].sign() for k, g in grads.items()}
-        return total, grads, buffers
-
-    def one(params, buffers, state, averaged, x, y, lr):
-        mean, grads, buffers = gradient(params, buffers, x, y)
         params, state = run.optimizer.update(grads, state, params, lr)
-        return mean, params, buffers, state, step.average(run, averaged, params)
+        return total, params, buffers, state, step.average(run, averaged, params)
 
     return vmap(one)
 
 
-def train(run, plan, lanes, compiled=False):
-    """Train the lanes, each of them a run, as one stack, and return their ``Lane``s in the same order."""
-    model, _, _, parts = step.prepare(lanes[0])
-    x, y = parts["train"]
-    stack = _Stack(run, plan, lanes, model, parts)
-    advance = stacked_step(run, model)
-    if compiled:
-        advance = torch.compile(advance)
-    stack.evaluate(0, np.full(len(lanes), float("nan")))
-    losses, seconds = torch.zeros(len(lanes), dtype=torch.float64), 0.0
-    since, stops = 0, set(plan.stops)
-    for at, index in enumerate(step.batches(run, seed=tuple(lane.seed for lane in lanes))):
-        if not stack.alive:
-            break
-        began = perf_counter()
-        model.train()
-        index = torch.from_numpy(index[stack.alive]).to(x.device)  # (lanes, b)
-        lr = torch.tensor([lane.lr * plan.factors[at] for lane in stack.runs()], dtype=step.dtype_of(run))
-        before = stack.tensors
-        loss, *after = advance(*before, x[index], y[index], lr.to(x.device))
-        losses[stack.alive] += plan.sizes[at] * loss.double().cpu()
-        bad = step.has_diverged(loss, run.loss_bound).tolist()
-        stack.seconds[stack.alive] += (perf_counter() - began) / len(stack.alive)
-        if any(bad):  # no update is made from such a step: those lanes end as they were before it
-            seen = int(plan.examples[at + 1] - plan.examples[since])
-            stack.evaluate(at, losses.numpy() / seen, only=bad, last=at)
-            stack.diverged.update(lane for lane, is_bad in zip(stack.alive, bad, strict=True) if is_bad)
-            stack.tensors = after
-            stack.keep([not is_bad for is_bad in bad])
-        else:
-            stack.tensors = after
-        if at + 1 in stops and stack.alive:
-            seen = int(plan.examples[at + 1] - plan.examples[since])
-            stack.evaluate(at + 1, losses.numpy() / seen)
-            losses, since = torch.zeros_like(losses), at + 1
-    return stack.lanes()
+def _start(runs, parts):
+    """What a stack begins with; the same seed gives the same weights, whatever the learning rate."""
+    device, dtype = parts["train"][0].device, step.dtype_of(runs[0])
+    built = {run.seed: models.build(run.model, run.seed).to(device, dtype) for run in runs}
+    params = [dict(built[run.seed].named_parameters()) for run in runs]
+    buffers = [dict(built[run.seed].named_buffers()) for run in runs]
+    params, buffers = (
+        {name: torch.stack([one[name].detach() for one in each]) for name in each[0]} for each in (params, buffers)
+    )
+    return [params, buffers, vmap(runs[0].optimizer.init)(params), params]
+
+
+def _select(tree, places):
+    """The lanes at ``places`` of a stack: a list or dict of tensors, or of such."""
+    if isinstance(tree, torch.Tensor):
+        return tree[list(places)]
+    if isinstance(tree, dict):
+        return {name: _select(branch, places) for name, branch in tree.items()}
+    return [_select(branch, places) for branch in tree]
+
+
+@torch.no_grad()
+def measure(run, model, stack, parts):
+    """Every metric of ``step.metrics(run)`` for each lane: a list of dicts, as ``step.measure_all`` returns for one."""
+    _, buffers, _, averaged = stack
+    lanes = len(next(iter(averaged.values())))
+    model.eval()
+
+    def one(params, buffers, x, y):
+        outputs = functional_call(model, (params, buffers), (x,))
+        right = (outputs.argmax(-1) == y).float().mean() if run.data.classes is not None else torch.zeros(())
+        return step.loss_of(run, outputs, y).double(), right.double()
+
+    found = [{} for _ in range(lanes)]
+    for part in run.evaluate:
+        x, y = parts[part]
+        size = min(step.MEASURED_AT_ONCE, max(1, EVALUATED_AT_ONCE // lanes))
+        sums = torch.zeros(2, lanes, dtype=torch.float64)
+        for xs, ys in zip(x.split(size), y.split(size), strict=True):
+            loss, right = vmap(one, in_dims=(0, 0, None, None))(averaged, buffers, xs, ys)
+            sums += len(xs) / len(x) * torch.stack([loss, right.expand(lanes)]).cpu()
+        for metrics, loss, right in zip(found, *sums.tolist(), strict=True):
+            metrics[f"{part}_loss"] = loss
+            if run.data.classes is not None:
+                metrics[f"{part}_accuracy"] = right
+    return found

@@ -96,12 +96,14 @@ def suits(run):
     )
 
 
-def train(run, plan, lanes, threads):
-    """Train the lanes, each of them a run, and return their ``Lane``s. The lanes differ in lr and seed only."""
+def train(plan, runs, threads):
+    """Train the runs, which differ in lr and seed only; return one ``Lane`` each, in their order."""
     lib = library()
-    parts = {part: _laid_out(*getattr(run.data, part)) for part in ("train", *run.evaluate)}
-    with ThreadPoolExecutor(threads) as pool:  # the kernel holds no lock, so threads are enough
-        return list(pool.map(lambda lane: _train_one(lib, lane, plan, parts), lanes))
+    step.prepare(runs[0])  # for its checks
+    parts = {part: _laid_out(*getattr(runs[0].data, part)) for part in ("train", *runs[0].evaluate)}
+    built = {run.seed: models.build(run.model, run.seed) for run in runs}  # not in threads: torch's seed is global
+    with ThreadPoolExecutor(threads) as pool:  # the kernel runs outside the interpreter's lock, so threads will do
+        return list(pool.map(lambda run: _train_one(lib, run, plan, parts, built[run.seed]), runs))
 
 
 def _laid_out(x, y):
@@ -112,6 +114,10 @@ def _laid_out(x, y):
 
 def _address(array):
     return array.ctypes.data
+
+
+def _addresses(arrays):
+    return (ctypes.c_void_p * len(arrays))(*map(_address, arrays))
 
 
 def _aligned(*shape):
@@ -132,8 +138,10 @@ class _Network:
     scratch: np.ndarray
 
     def arguments(self):
-        pointers = (ctypes.c_void_p * len(self.weights))(*map(_address, self.weights))
-        return len(self.weights), (ctypes.c_int * len(self.sizes))(*self.sizes), pointers
+        return len(self.weights), (ctypes.c_int * len(self.sizes))(*self.sizes), _addresses(self.weights)
+
+    def moving(self):
+        return _addresses(self.velocities)
 
 
 def _network(lib, model):
@@ -147,40 +155,36 @@ def _network(lib, model):
     return _Network(sizes, weights, [_aligned(*w.shape) for w in weights], scratch)
 
 
-def _train_one(lib, run, plan, parts):
-    net = _network(lib, models.build(run.model, run.seed))
-    settings = dict(run.optimizer.settings)
+def _train_one(lib, run, plan, parts, model):
+    net = _network(lib, model)
     x, y = parts["train"]
     lr = (run.lr * plan.factors).astype(np.float32)
-    start = plan.examples - 0
-    orders, rest = _orders(run, plan), np.empty(0, np.int32)
-    at, seconds, rows, diverged = 0, 0.0, [], False
-    found = _measure(lib, run, net, parts)
-    rows.append(row(run, plan, 0, seconds, float("nan"), found))
+    orders, order = _orders(run, plan), np.empty(0, np.int32)
+    momentum, weight_decay = (dict(run.optimizer.settings).get(k, 0.0) for k in ("momentum", "weight_decay"))
+    at, seconds, diverged = 0, 0.0, False
+    rows = [row(run, plan, 0, None, seconds, float("nan"), _measure(lib, run, net, parts))]
     reached = step.meets(run.target, rows[-1])
     for stop in plan.stops:
         if reached or diverged:
             break
         began = perf_counter()
-        need = int(start[stop] - start[at])
-        while len(rest) < need:
-            rest = np.concatenate([rest, next(orders)])
-        begins = start[at : stop + 1] - start[at]
+        start = plan.examples[at : stop + 1] - plan.examples[at]
+        while len(order) < start[-1]:
+            order = np.concatenate([order, next(orders)])
         losses = ctypes.c_double()
         made = lib.train(
-            *net.arguments(), (ctypes.c_void_p * len(net.velocities))(*map(_address, net.velocities)),
-            _address(x), *_answers(y), _address(rest), _address(begins), stop - at, _address(lr) + 4 * at,
-            settings.get("momentum", 0.0), settings["weight_decay"], run.optimizer.name == "nesterov",
+            *net.arguments(), net.moving(), _address(x), *_answers(y), _address(order), _address(start), stop - at,
+            _address(lr) + at * lr.itemsize, momentum, weight_decay, run.optimizer.name == "nesterov",
             run.loss_bound, ctypes.byref(losses), _address(net.scratch),
         )  # fmt: skip
         diverged = made < stop - at
-        seen, rest = int(begins[min(made + 1, stop - at)]), rest[need:]
-        at += made
+        tried = made + diverged  # the batch that diverged counts in the mean loss, but not as a step
+        at, order = at + made, order[start[-1] :]
         seconds += perf_counter() - began
-        if rows[-1]["step"] != at:
-            found = _measure(lib, run, net, parts)
-            rows.append(row(run, plan, at, seconds, losses.value / seen, found, last=at - 1 + diverged))
-            reached = not diverged and step.meets(run.target, rows[-1])
+        found = _measure(lib, run, net, parts)
+        mean = losses.value / int(start[tried])
+        rows.append(row(run, plan, at, at - 1 + diverged, seconds, mean, found))
+        reached = not diverged and step.meets(run.target, found)
     return Lane(rows, diverged, reached)
 
 
