@@ -223,3 +223,19 @@ def measure(run, model, stack, parts):
             if run.data.classes is not None:
                 metrics[f"{part}_accuracy"] = right
     return found
+
+
+def bytes_of_a_lane(run):
+    """About how many bytes one lane adds to a stack: weights, state and gradients, and a batch's activations.
+
+    An estimate from above for the step itself: it counts every tensor that the backward pass of one lane keeps, twice.
+    """
+    model, params, buffers, parts = step.prepare(run)
+    x, y = (t[: run.batch_size] for t in parts["train"])
+    saved = [x.nbytes, y.nbytes]
+    params = {name: p.requires_grad_() for name, p in params.items()}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.nbytes) or t, lambda t: t):
+        step.mean_loss(run, model.train(), params, buffers, x, y)
+    weights = sum(p.nbytes for p in params.values())
+    states = 2 * len(run.optimizer.init(params)) + 6  # old and new of each moment, weights, gradients and averages
+    return weights * states + 2 * sum(saved)
