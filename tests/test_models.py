@@ -21,6 +21,15 @@ FACTORIES = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These models are small: a second thread only waits, long on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def batch(name, shape, seed=0):
     rng = torch.Generator().manual_seed(seed)
     if name.startswith("transformer"):
