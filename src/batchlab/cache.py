@@ -73,7 +73,7 @@ def read(folder, name):
     except FileNotFoundError:
         return None
     except (ValueError, OSError):
-        warnings.warn(f"cache: {path} is damaged or unreadable; its lane is trained again", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"cache: {path} is damaged; its lane is trained again", RuntimeWarning, stacklevel=3)
         return None
     return Lane(**json.loads(body))
 
