@@ -21,14 +21,14 @@ help: ## list the targets
 book: $(SITE) ## build the book as HTML (sets up .venv the first time) and print where it is
 	@echo "The book is at file://$(CURDIR)/$(SITE)"
 
-test: $(VENV)/.test ## package, every notebook, the built site in a browser, style: everything CI checks
+test: $(VENV)/.test lint ## package, every notebook, the built site in a browser, style: everything CI checks
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
 
 lab: $(VENV)/.tools ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir chapters
 
 execute: $(VENV)/.book ## run every notebook in place and store its outputs (make execute CHAPTERS=chapters/01-*.ipynb for one)
-	$(BIN)/python book/_ext/execute.py $(CHAPTERS)
+	$(BIN)/python book/_ext/chapters.py execute $(CHAPTERS)
 
 bench: $(VENV)/.test ## run the benchmarks, one table a script
 	@for script in benchmarks/*.py; do [ -e "$$script" ] || { echo "no benchmarks yet"; break; }; $(BIN)/python "$$script" || exit 1; done
@@ -43,8 +43,8 @@ clean: ## remove what was built; .venv stays
 
 # A build with warnings is no build; always from a clean directory, since Sphinx repeats no warning for a page it kept.
 $(SITE): $(VENV)/.book $(PAGES)
-	rm -rf _build/html _build/.doctrees
-	$(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet || { rm -rf _build/html; exit 1; }
+	@rm -rf _build/html _build/.doctrees
+	@$(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet >/dev/null || { rm -f $@; exit 1; }
 	@touch $@
 
 $(VENV)/.book: pyproject.toml constraints.txt

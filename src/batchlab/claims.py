@@ -192,9 +192,12 @@ class Card:
 
 
 def _interval(m):
+    """The measured value in words, with as many digits as it takes to tell the interval's ends apart."""
     if m["low"] == m["high"]:
         return f"≈ {m['estimate']:.4g}" if m["estimate"] % 1 else f"{m['estimate']:g}"
-    return f"≈ {m['estimate']:.4g}, from ≈ {m['low']:.4g} to ≈ {m['high']:.4g}"
+    digits = next((d for d in range(3, 15) if f"{m['low']:.{d}g}" != f"{m['high']:.{d}g}"), 15)
+    estimate, low, high = (f"≈ {m[end]:.{digits}g}" for end in ("estimate", "low", "high"))
+    return f"{estimate}, from {low} to {high}"
 
 
 def check(claim_id, note="", **measured):
