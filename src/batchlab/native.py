@@ -103,7 +103,7 @@ def train(plan, runs, threads):
     parts = {part: _laid_out(*getattr(runs[0].data, part)) for part in ("train", *runs[0].evaluate)}
     built = {run.seed: models.build(run.model, run.seed) for run in runs}  # not in threads: torch's seed is global
     with ThreadPoolExecutor(threads) as pool:  # the kernel runs outside the interpreter's lock, so threads will do
-        return list(pool.map(lambda run: _train_one(lib, run, plan, parts, built[run.seed]), runs))
+        return list(pool.map(lambda run: _advance(lib, run, plan, parts, _network(lib, built[run.seed])), runs))
 
 
 def _laid_out(x, y):
@@ -155,8 +155,8 @@ def _network(lib, model):
     return _Network(sizes, weights, [_aligned(*w.shape) for w in weights], scratch)
 
 
-def _train_one(lib, run, plan, parts, model):
-    net = _network(lib, model)
+def _advance(lib, run, plan, parts, net):
+    """Train a network, in place, from wherever it stands, and record it as a lane."""
     x, y = parts["train"]
     lr = (run.lr * plan.factors).astype(np.float32)
     orders, order = _orders(run, plan), np.empty(0, np.int32)
