@@ -315,7 +315,8 @@ def speeds(batches, seconds, rounds):
             rows.append({
                 "batch_size": batch_size, "what": name, "steps_a_second": statistics.median(found),
                 "times_the_loop": statistics.median(f / b for f, b in zip(found, base, strict=True)),
-                "share_of_peak": statistics.median(f / p for f, p in zip(found, peaks, strict=True)) * operations(batch_size),
+                "share_of_peak": operations(batch_size)
+                * statistics.median(f / p for f, p in zip(found, peaks, strict=True)),
                 "cold_start_seconds": cold, "steps_a_call": steps,
             })  # fmt: skip
             print("{batch_size:>6}  {what:<20} {steps_a_second:>12,.0f} {times_the_loop:>8.1f}x {share_of_peak:>7.1%}"

@@ -1,6 +1,5 @@
 """A sweep survives being killed: its own process, and the workers of a cluster."""
 
-import os
 import random
 import signal
 import subprocess
@@ -16,22 +15,23 @@ from batchlab.sweep import sweep
 from batchlab.train import Run
 
 SRC = str(Path(__file__).parents[1] / "src")
-GRID = dict(batch_size=[4, 16], lr=[0.01, 0.03, 0.1], seed=range(8))
-SWEEP_AGAIN_AND_AGAIN = """
-import os, sys
+GRID = dict(batch_size=[4, 16], lr=[0.01, 0.03, 0.1], seed=range(40))
+KILLED_AGAIN_AND_AGAIN = """
+import os, signal, sys, time
 sys.path[:0] = {paths!r}
 from test_resume import GRID, a_run
 from batchlab import native
 from batchlab.sweep import sweep
 native.library()
-for line in sys.stdin:  # one directory a line, each swept by a child that the test kills
-    if child := os.fork():
-        os.waitpid(child, 0)
-        print("over", flush=True)
-    else:
-        print(os.getpid(), flush=True)
-        sweep(a_run(), cache=line.strip(), n_jobs=1, **GRID)
+for line in sys.stdin:  # a delay and a directory
+    delay, folder = line.strip().split(" ", 1)
+    child = os.fork()
+    if not child:
+        sweep(a_run(), cache=folder, n_jobs=1, **GRID)
         os._exit(0)
+    time.sleep(float(delay))
+    os.kill(child, signal.SIGKILL)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -47,24 +47,22 @@ def without_time(table):
 
 
 def test_killed_twenty_times_a_sweep_still_gives_the_same_table(tmp_path):
+    began = time.perf_counter()
     want = without_time(sweep(a_run(), **GRID))
-    code = SWEEP_AGAIN_AND_AGAIN.format(paths=[SRC, str(Path(__file__).parent)])
+    whole = time.perf_counter() - began
+    code = KILLED_AGAIN_AND_AGAIN.format(paths=[SRC, str(Path(__file__).parent)])
     chance, killed, kept = random.Random(0), 0, set()
-    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as parent:
-        for attempt in range(60):
-            folder = tmp_path / str(attempt // 5)  # each directory sees five deaths
-            print(folder, file=parent.stdin, flush=True)
-            child = int(parent.stdout.readline())
-            time.sleep(chance.uniform(0, 0.3))
-            os.kill(child, signal.SIGKILL)
-            assert parent.stdout.readline() == "over\n"
-            files = len(list(folder.glob("*.json")))
-            killed += files < len(want.groupby(["batch_size", "lr", "seed"]))
-            kept.add(files)
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as other:
+        for attempt in range(100):
+            folder = tmp_path / str(attempt // 4)  # each directory sees four deaths
+            print(chance.uniform(0, whole), folder, file=other.stdin, flush=True)
+            if int(other.stdout.readline()) == -signal.SIGKILL:
+                killed += 1
+                kept.add(len(list(folder.glob("*.json"))))
             if killed == 20:
                 break
-        parent.stdin.close()
-    assert killed == 20 and len(kept) > 2, "the kills did not come at various moments of the sweep"
+        other.stdin.close()
+    assert killed == 20 and len(kept) > 3, f"the kills did not come at various moments of the sweep: {killed}, {kept}"
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a damaged file would warn
         for folder in tmp_path.iterdir():

@@ -5,6 +5,7 @@ Whatever computes a lane, its numbers are those of ``train.fit`` with the same a
 """
 
 from dataclasses import replace
+from itertools import islice
 
 import joblib
 import torch
@@ -70,7 +71,6 @@ def sweep(
     names = kept.names(grid, engine) if folder else []
     done = {i: lane for i, name in enumerate(names) if (lane := kept.read(folder, name))}
 
-    jobs = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
     workers = joblib.effective_n_jobs(n_jobs)
     threads = max(1, joblib.cpu_count() // workers) if workers > 1 else torch.get_num_threads()
     units = _units(grid, engine, memory, threads)
@@ -80,7 +80,7 @@ def sweep(
         units = [unit for unit in units if not all(i in done for i in unit)]
     tasks = (joblib.delayed(_train)(i, *task) for i, task in enumerate(_tasks(grid, units, engine, threads, workers)))
     with tqdm(total=len(grid), initial=len(grid) - sum(map(len, units)), unit=" lanes", disable=not progress) as bar:
-        for which, results in jobs(tasks):
+        for which, results in _as_they_come(tasks, n_jobs, workers):
             for i, lane in zip(units[which], results, strict=True):
                 done[i] = lane
                 if folder and not kept.write(folder, names[i], lane):
@@ -150,6 +150,18 @@ def _tasks(grid, units, engine, threads, workers):
         if unit and runs[0].batch_size != size:
             size, plan = runs[0].batch_size, None if engine == "loop" else stacked.plan(runs[0])
         yield plan, runs, engine, threads, workers > 1
+
+
+def _as_they_come(tasks, n_jobs, workers):
+    """The results of joblib's tasks, in any order, so that each can be kept as soon as it is there."""
+    try:
+        jobs = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
+    except ValueError:  # Ray's backend returns lists only: give it a few tasks at a time
+        jobs, tasks = joblib.Parallel(n_jobs=n_jobs), iter(tasks)
+        while some := list(islice(tasks, 4 * workers)):
+            yield from jobs(some)
+    else:
+        yield from jobs(tasks)
 
 
 def _train(which, plan, runs, engine, threads, in_worker):
