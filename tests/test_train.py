@@ -249,6 +249,21 @@ def test_a_loss_that_is_not_finite_is_divergence():
     assert history.diverged and history.table.step.tolist() == [0, 0] and math.isnan(history.table.batch_loss.iloc[-1])
 
 
+def test_a_run_that_diverged_has_not_reached_its_target_however_good_its_weights():
+    trained = []
+
+    def breaks(outputs, targets):  # after 30 batches
+        trained.extend([0] * torch.is_grad_enabled())
+        return nn.functional.mse_loss(outputs, targets) * (
+            math.nan if len(trained) > 30 and torch.is_grad_enabled() else 1
+        )
+
+    run = replace(REGRESSION, loss=breaks, evaluate_every=10**6, target=("train_loss", 0.3))
+    history = fit(run)
+    assert history.table.step.tolist() == [0, 30] and history.table.train_loss.iloc[-1] < 0.3
+    assert history.diverged and not history.reached
+
+
 @pytest.mark.parametrize("loss, bound, diverged", [(1.0, 2.0, False), (2.0, 2.0, False), (2.1, 2.0, True)])
 def test_has_diverged_on_numbers_and_tensors(loss, bound, diverged):
     assert step.has_diverged(loss, bound) is diverged
@@ -291,6 +306,13 @@ def test_checkpointing_changes_no_number(norm, segments):
     assert distance(plain.parameters, recomputed.parameters) < 1e-14
     if plain.buffers:
         assert distance(plain.buffers, recomputed.buffers) < 1e-14
+
+
+def test_each_forward_pass_draws_its_own_dropout_mask():
+    run = replace(SMALL, model=models.mlp((64, 16, 10), dropout=0.5), steps=3)
+    (name, start), *_ = run.model(0).named_buffers()
+    assert (fit(run).buffers[name] - start).item() == 3
+    assert (fit(replace(run, micro_batch=4)).buffers[name] - start).item() == 12
 
 
 def test_checkpointing_keeps_fewer_activations():
@@ -452,15 +474,17 @@ def test_run_refuses_at_once_and_names_the_argument(name, value):
         replace(SMALL, **{name: value})
 
 
+def test_equal_runs_print_alike():
+    plain = replace(REGRESSION, data=LINE, lr=0.1, l1=1.0)
+    numpy = replace(REGRESSION, lr=np.float64(0.1), batch_size=np.int64(16), seed=np.int32(0), l1=1, steps=np.int64(50))
+    assert repr(plain) == repr(numpy)
+
+
 def test_unknown_arguments_are_refused_and_a_run_cannot_be_changed():
     with pytest.raises(TypeError, match="batchsize"):
         Run(**{**vars(SMALL), "batchsize": 8})
     with pytest.raises(FrozenInstanceError):
         SMALL.lr = 1.0
-
-
-def wide(loss=None, outputs=3, **changes):
-    return replace(SMALL, model=models.mlp((64, outputs)), **changes)
 
 
 @pytest.mark.parametrize(
@@ -491,6 +515,24 @@ def test_targets_n_against_outputs_n1_are_refused_whatever_the_loss():
     for loss in (lambda out, y: ((out - y) ** 2).mean(), "cross_entropy"):
         with pytest.raises(ValueError, match=r"output shape = \('N', 1\).*targets \('N',\)"):
             fit(replace(SMALL, data=labels, model=models.mlp((64, 1)), loss=loss))
+
+
+@pytest.mark.parametrize("outputs", ["(N,)", "(N, 1)", "(N, 2)"])
+def test_a_loss_of_ones_own_never_broadcasts_silently(outputs):
+    def model(seed):
+        return nn.Sequential(nn.Linear(3, 2 if outputs == "(N, 2)" else 1), *[nn.Flatten(0)] * (outputs == "(N,)"))
+
+    def spread(out, y):  # mean and log variance
+        return (out[:, 1:] + (out[:, :1] - y) ** 2 * (-out[:, 1:]).exp()).mean()
+
+    loss = spread if outputs == "(N, 2)" else lambda out, y: ((out - y) ** 2).mean()
+    run = replace(REGRESSION, model=model, loss=loss, lr=0.01)
+    if outputs == "(N,)":
+        with pytest.raises(ValueError, match=r"output shape = \('N',\).*targets \('N', 1\)"):
+            fit(run)
+    else:
+        table = fit(run).table
+        assert table.train_loss.iloc[-1] < table.train_loss.iloc[0]
 
 
 BATCHNORM = replace(SMALL, model=models.mlp((64, 8, 10), norm="batch"))

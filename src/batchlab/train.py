@@ -88,24 +88,23 @@ class Run:
     progress: bool = False
 
     def __post_init__(self):
+        def keep(name, value):  # as a plain Python number, so that equal runs print alike
+            object.__setattr__(self, name, value)
+
         if not isinstance(self.data, Dataset):
             fail("data", type(self.data).__name__, "a batchlab.data.Dataset")
         if isinstance(self.model, nn.Module) or not callable(self.model):
-            fail(
-                "model",
-                type(self.model).__name__,
-                "a factory: a function of a seed that returns an nn.Module",
-            )
+            fail("model", type(self.model).__name__, "a factory: a function of a seed that returns an nn.Module")
         if not isinstance(self.optimizer, Optimizer):
             fail("optimizer", self.optimizer, "a batchlab.optim.Optimizer, such as optim.sgd()")
-        number("lr", self.lr, above=0)
-        count("batch_size", self.batch_size, at_most=len(self.data.train[0]))
+        keep("lr", number("lr", self.lr, above=0))
+        keep("batch_size", count("batch_size", self.batch_size, at_most=len(self.data.train[0])))
         length = {k: getattr(self, k) for k in ("epochs", "steps", "examples") if getattr(self, k) is not None}
         if len(length) != 1:
             fail("epochs, steps, examples", length, "exactly one of the three")
         for name, value in length.items():
-            count(name, value)
-        count("seed", self.seed, at_least=0)
+            keep(name, count(name, value))
+        keep("seed", count("seed", self.seed, at_least=0))
         if not callable(self.loss):
             one_of("loss", self.loss, LOSSES)
         if (self.loss, self.data.classes is None) in (("mse", False), ("cross_entropy", True)):
@@ -115,25 +114,25 @@ class Run:
             if not callable(getattr(self, name)):
                 fail(name, getattr(self, name), "a function of the examples seen, see batchlab.schedules")
         if self.micro_batch is not None:
-            count("micro_batch", self.micro_batch, at_most=self.batch_size)
+            keep("micro_batch", count("micro_batch", self.micro_batch, at_most=self.batch_size))
             if self.batch_size % self.micro_batch:
                 fail("micro_batch", self.micro_batch, f"a divisor of batch_size = {self.batch_size}")
-        count("checkpoint_segments", self.checkpoint_segments)
+        keep("checkpoint_segments", count("checkpoint_segments", self.checkpoint_segments))
         one_of("precision", self.precision, PRECISIONS)
-        number("l1", self.l1, at_least=0)
+        keep("l1", number("l1", self.l1, at_least=0))
         if self.ema is not None:
-            number("ema", self.ema, above=0, below=1)
+            keep("ema", number("ema", self.ema, above=0, below=1))
         one_of("device", self.device, DEVICES)
         if self.evaluate_every is not None:
-            count("evaluate_every", self.evaluate_every)
+            keep("evaluate_every", count("evaluate_every", self.evaluate_every))
         if not isinstance(self.evaluate, tuple) or not set(self.evaluate) <= set(PARTS):
             fail("evaluate", self.evaluate, f"a tuple of parts from {PARTS}")
         if self.target is not None:
             if not (isinstance(self.target, tuple) and len(self.target) == 2):
                 fail("target", self.target, "a pair (metric, value)")
-            one_of("target metric", self.target[0], metrics(self))
-            number("target value", self.target[1])
-        number("loss_bound", self.loss_bound, above=0)
+            metric = one_of("target metric", self.target[0], metrics(self))
+            keep("target", (metric, number("target value", self.target[1])))
+        keep("loss_bound", number("loss_bound", self.loss_bound, above=0))
         for name in ("drop_last", "progress"):
             one_of(name, getattr(self, name), (True, False))
 
