@@ -1,3 +1,10 @@
-"""batchlab: the measuring instruments behind *Batch Size, Measured*."""
+"""batchlab: the measuring instruments behind *Batch Size, Measured*.
 
+``import batchlab as bl`` brings every module but ``plot`` and ``playground``, so that a cluster's workers need no
+matplotlib; a notebook that draws says ``from batchlab import plot``.
+"""
+
+from batchlab import claims, theory
+
+__all__ = ["claims", "theory"]
 __version__ = "0.1.0"

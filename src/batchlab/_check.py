@@ -90,7 +90,9 @@ def array(name, value, *, ndim=None, shape=None):
         fail(name, value, "a non-empty array")
     if ndim is not None and a.ndim != ndim:
         fail(f"{name}.ndim", a.ndim, f"{ndim}")
-    if shape is not None and (a.ndim != len(shape) or any(s not in (None, n) for s, n in zip(shape, a.shape))):
+    if shape is not None and (
+        a.ndim != len(shape) or any(s not in (None, n) for s, n in zip(shape, a.shape, strict=True))
+    ):
         fail(f"{name}.shape", a.shape, f"{shape}".replace("None", "any"))
     if not np.isfinite(a).all():
         fail(name, value, "finite numbers only (no NaN, no infinity)")

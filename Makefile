@@ -1,0 +1,61 @@
+# The only door to this project: `make help` lists what it does. Plain commands for a system without make are in README.md.
+PYTHON ?= python3
+VENV   := .venv
+ifeq ($(OS),Windows_NT)
+BIN    := $(VENV)/Scripts
+else
+BIN    := $(VENV)/bin
+endif
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SITE   := _build/html/index.html
+PAGES  := $(wildcard _config.yml _toc.yml) $(shell find book chapters src -type f -not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*')
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: book test lab execute bench lint clean help
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+book: $(SITE) ## build the book as HTML (sets up .venv the first time) and print where it is
+	@echo "The book is at file://$(CURDIR)/$(SITE)"
+
+test: $(VENV)/.test ## package, every notebook, the built site in a browser, style: everything CI checks
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
+
+lab: $(VENV)/.tools ## open the chapters in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir chapters
+
+execute: $(VENV)/.book ## run every notebook in place and store its outputs (make execute CHAPTERS=chapters/01-*.ipynb for one)
+	$(BIN)/python book/_ext/execute.py $(CHAPTERS)
+
+bench: $(VENV)/.test ## run the benchmarks, one table a script
+	@for script in benchmarks/*.py; do [ -e "$$script" ] || { echo "no benchmarks yet"; break; }; $(BIN)/python "$$script" || exit 1; done
+
+lint: $(VENV)/.test ## style of code and notebooks, spelling
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m codespell_lib
+
+clean: ## remove what was built; .venv stays
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+
+# A build with warnings is no build; always from a clean directory, since Sphinx repeats no warning for a page it kept.
+$(SITE): $(VENV)/.book $(PAGES)
+	rm -rf _build/html _build/.doctrees
+	$(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet || { rm -rf _build/html; exit 1; }
+	@touch $@
+
+$(VENV)/.book: pyproject.toml constraints.txt
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable ".[book]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.book
+	$(PIP) --editable ".[test]"
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.book
+	$(PIP) --editable ".[tools]"
+	@touch $@

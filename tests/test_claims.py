@@ -1,0 +1,147 @@
+"""claims: what a ledger may say, and what evidence may stand against it."""
+
+import math
+import re
+
+import pytest
+import yaml
+from IPython.core.formatters import DisplayFormatter
+
+from batchlab import claims
+
+ENTRY = {
+    "id": "water-is-wet",
+    "number": 1,
+    "articles": ["000"],
+    "says": "Water is wet.",
+    "verdict": "holds",
+    "because": "It is.",
+    "chapter": "01-gradient-descent",
+    "sources": [],
+    "test": {"protocol": "exact", "statistics": {"wetness": {"means": "share of wet water", "above": 0.5}}},
+}
+STATISTIC = {"means": "share of wet water"}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*entries):
+        path = tmp_path / "claims.yml"
+        path.write_text(yaml.safe_dump({"claims": list(entries)}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def ledger(write, monkeypatch):
+    """check() against a ledger of one claim with the given statistics."""
+
+    def ledger(**statistics):
+        book = claims.load(write(ENTRY | {"test": {"protocol": "exact", "statistics": statistics}}))
+        monkeypatch.setattr(claims, "_book", lambda: book)
+
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("condition", "bound", "inside", "outside"),
+    [
+        ("above", 0.5, (0.51, 0.9), (0.5, 0.9)),
+        ("below", 0.5, (0.1, 0.49), (0.1, 0.5)),
+        ("within", [-1, 1], (-1, 1), (-0.5, 1.01)),
+        ("equals", 3, (3, 3), (3, 3.01)),
+    ],
+)
+def test_the_whole_interval_must_meet_the_condition(ledger, condition, bound, inside, outside):
+    ledger(wetness=STATISTIC | {condition: bound})
+    low, high = inside
+    assert claims.check("water-is-wet", wetness=((low + high) / 2, inside)).claim.id == "water-is-wet"
+    with pytest.raises(claims.VerdictChanged, match="water-is-wet.*wetness.*required"):
+        claims.check("water-is-wet", wetness=(sum(outside) / 2, outside))
+
+
+def test_one_failing_statistic_of_two_is_enough(ledger):
+    ledger(wetness=STATISTIC | {"above": 0.5}, dryness=STATISTIC | {"below": 0.5})
+    claims.check("water-is-wet", wetness=(0.8, (0.7, 0.9)), dryness=(0.1, (0, 0.2)))
+    with pytest.raises(claims.VerdictChanged, match="dryness"):
+        claims.check("water-is-wet", wetness=(0.8, (0.7, 0.9)), dryness=(0.6, (0, 0.7)))
+
+
+def test_a_card_carries_its_evidence_and_marks_every_approximate_number(ledger):
+    ledger(wetness=STATISTIC | {"above": 0.5})
+    card = claims.check("water-is-wet", "10 seeds <b>", wetness=(0.8123, (0.7001, 0.9002)))
+    data, metadata = DisplayFormatter().format(card)
+    evidence = {"wetness": {"estimate": 0.8123, "low": 0.7001, "high": 0.9002}}
+    assert metadata["batchlab"] == {"claim": "water-is-wet", "measured": evidence, "note": "10 seeds <b>"}
+    for text in (data["text/plain"], data["text/html"]):
+        assert "holds" in text.lower()
+        for number in ("0.8123", "0.7001", "0.9002"):
+            assert f"≈ {number}" in text
+    assert "<b>" not in data["text/html"]
+
+
+@pytest.mark.parametrize(
+    ("claim_id", "measured", "named"),
+    [
+        ("water-is-dry", {"wetness": (1, (1, 1))}, "claim_id = 'water-is-dry'"),
+        ("water-is-wet", {}, r"measured = \[\]"),
+        ("water-is-wet", {"wetnes": (1, (1, 1))}, "wetnes"),
+        ("water-is-wet", {"wetness": 1}, "wetness = 1"),
+        ("water-is-wet", {"wetness": (1, None)}, "wetness"),
+        ("water-is-wet", {"wetness": (1, (1,))}, "wetness"),
+        ("water-is-wet", {"wetness": (0.8, (0.9, 0.7))}, "wetness"),
+        ("water-is-wet", {"wetness": (0.95, (0.7, 0.9))}, "wetness"),
+        ("water-is-wet", {"wetness": (math.nan, (0.7, 0.9))}, "wetness"),
+        ("water-is-wet", {"wetness": (0.8, (0.7, math.inf))}, "wetness"),
+        ("water-is-wet", {"wetness": ("much", (0.7, 0.9))}, "wetness"),
+    ],
+)
+def test_bad_evidence_is_refused_by_name(ledger, claim_id, measured, named):
+    ledger(wetness=STATISTIC | {"above": 0.5})
+    with pytest.raises(ValueError, match=named):
+        claims.check(claim_id, **measured)
+
+
+def changed(**fields):
+    return {k: v for k, v in (ENTRY | fields).items() if v is not None}
+
+
+def with_statistic(**fields):
+    return changed(test={"protocol": "exact", "statistics": {"wetness": fields}})
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        changed(verdict="true"),
+        changed(because=None),
+        changed(colour="blue"),
+        changed(number=0),
+        changed(test=None),
+        changed(verdict="untestable"),
+        changed(test={"protocol": "XX", "statistics": {"wetness": STATISTIC | {"above": 0}}}),
+        changed(test={"protocol": "FE", "statistics": {}}),
+        with_statistic(means="no condition"),
+        with_statistic(means="two conditions", above=0, below=1),
+        with_statistic(means="unknown condition", near=0),
+        with_statistic(above=0.5),
+        with_statistic(means="reversed", within=[1, -1]),
+        with_statistic(means="not finite", above=math.nan),
+    ],
+)
+def test_a_bad_ledger_is_refused_with_the_id(write, entry):
+    with pytest.raises(ValueError, match="water-is-wet"):
+        claims.load(write(entry))
+
+
+def test_an_id_that_stands_twice_is_refused(write):
+    with pytest.raises(ValueError, match="water-is-wet.*twice"):
+        claims.load(write(ENTRY, ENTRY | {"number": 2}))
+
+
+def test_an_untestable_claim_cannot_be_checked(write, monkeypatch):
+    book = claims.load(write(changed(verdict="untestable", test=None)))
+    monkeypatch.setattr(claims, "_book", lambda: book)
+    with pytest.raises(ValueError, match=re.escape("'untestable'")):
+        claims.check("water-is-wet")
