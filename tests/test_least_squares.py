@@ -50,7 +50,7 @@ def test_floor_is_where_the_recursion_and_sgd_stay(lr, batch_size):
     h, noise = np.array([1.0, 0.5, 0.25]), 0.7
     floor = least_squares.floor(h, lr, batch_size, noise)
     assert least_squares.risk(h, lr, batch_size, 3000, np.ones(3), noise)[-1] == pytest.approx(floor, rel=1e-12)
-    within_three_errors(sgd(h, lr, batch_size, 80, np.zeros(3), noise, 6000, seed=32), floor)
+    within_three_errors(sgd(h, lr, batch_size, 80, np.zeros(3), noise, 20_000, seed=32), floor)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_isotropic_risk_falls_by_exactly_e_at_the_critical_batch():
 
 def test_critical_batch_on_a_power_law():
     """Steps at that batch are twice those of gradient descent, both found by counting updates over a grid of lr."""
-    h, e, target = POWER_LAW[:12], np.ones(12), 0.02
+    h, e, target = POWER_LAW[:12], np.ones(12), 0.0005
     critical = least_squares.critical_batch(h, e, target)
 
     def counted(batch_size, limit):
@@ -109,7 +109,8 @@ def test_critical_batch_on_a_power_law():
         return min(np.argmax(least_squares.risk(h, lr, batch_size, 300, e) <= target) or 10**9 for lr in lrs)
 
     alone = counted(1e12, 2.0)
-    assert counted(critical, least_squares.max_lr(h, critical)) == pytest.approx(2 * alone, rel=0.03)
+    assert 25 < alone < 100  # each count is rounded up by less than one
+    assert abs(counted(critical, least_squares.max_lr(h, critical)) - 2 * alone) <= 2
 
 
 @pytest.mark.parametrize("label_variance", [0.0, 2.0])

@@ -1,7 +1,7 @@
 """Every closed form against a simulation or a direct computation that does not use it.
 
-A simulation runs thousands of chains at once from one fixed seed. Agreement means within 3 standard errors, the standard
-error measured over the chains.
+A simulation runs thousands of chains at once from one fixed seed. Agreement means within 3 standard errors, measured
+over the chains.
 """
 
 import math
