@@ -101,7 +101,7 @@ def test_isotropic_risk_falls_by_exactly_e_at_the_critical_batch():
 
 def test_critical_batch_on_a_power_law():
     """Steps at that batch are twice those of gradient descent, both found by counting updates over a grid of lr."""
-    h, e, target = POWER_LAW[:12], np.ones(12), 0.0005
+    h, e, target = POWER_LAW[:12], np.ones(12), 1e-6
     critical = least_squares.critical_batch(h, e, target)
 
     def counted(batch_size, limit):
