@@ -4,7 +4,21 @@
 matplotlib; a notebook that draws says ``from batchlab import plot``.
 """
 
-from batchlab import claims, theory
+from batchlab import claims, data, models, optim, schedules, stats, step, theory, train
+from batchlab.train import History, Run, fit
 
-__all__ = ["claims", "theory"]
+__all__ = [
+    "History",
+    "Run",
+    "claims",
+    "data",
+    "fit",
+    "models",
+    "optim",
+    "schedules",
+    "stats",
+    "step",
+    "theory",
+    "train",
+]
 __version__ = "0.1.0"
