@@ -9,9 +9,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 from torch.nn import functional as F
 
 from batchlab import least_squares, noise, theory
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Thousands of tiny measurements: threads would only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
 
 
 def generator(seed):
@@ -53,10 +64,8 @@ def half_square(output, target):
 
 def regression(n, h, e, label_variance, seed):
     """A linear model at error ``e`` from the truth, n Gaussian examples, half-squared loss; float64."""
-    x = (
-        torch.randn(n, len(h), generator=generator(seed), dtype=torch.float64)
-        * torch.tensor(h, dtype=torch.float64).sqrt()
-    )
+    h, e = torch.tensor(h, dtype=torch.float64), torch.tensor(e, dtype=torch.float64)
+    x = torch.randn(n, len(h), generator=generator(seed), dtype=torch.float64) * h.sqrt()
     label_noise = math.sqrt(label_variance) * torch.randn(n, 1, generator=generator(seed + 1), dtype=torch.float64)
     model = torch.nn.Linear(len(h), 1, bias=False).double()
     torch.nn.init.zeros_(model.weight)
