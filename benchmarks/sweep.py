@@ -27,6 +27,7 @@ from pathlib import Path
 
 THREADS = 2
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")  # else only the first run would compile
 os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("XLA_FLAGS", f"--xla_cpu_multi_thread_eigen=true intra_op_parallelism_threads={THREADS}")
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
@@ -363,6 +364,36 @@ def whole_sweep(quick):
     return {"lanes": lanes_trained, "seconds": took, "loop_seconds": loop, "times": loop / took}
 
 
+def payback(networks=16, batch_size=32):
+    """After how many steps ``torch.compile`` has paid for itself on stacks that the kernel does not train."""
+    images = data.digits(images=True)
+    cases = {
+        "MLP, Adam": (data.digits(), models.mlp(SIZES), optim.adam()),
+        "MLP with LayerNorm, momentum": (data.digits(), models.mlp(SIZES, norm="layer"), optim.momentum()),
+        "CNN, momentum": (images, models.cnn((1, 8, 8), 10), optim.momentum()),
+    }
+    rows = []
+    for name, (dataset, model, optimizer) in cases.items():
+        run = Run(
+            data=dataset, model=model, optimizer=optimizer, lr=LR, batch_size=batch_size, steps=120, device="cpu",
+            drop_last=True, evaluate=(), evaluate_every=40 * batch_size,
+        )  # fmt: skip
+        took = {}
+        for compiled in (False, True):
+            found = lanes.train(lanes.plan(run), [replace(run, seed=seed) for seed in range(networks)], compiled)
+            _, first, _, last = (networks * row["seconds"] for row in found[0].rows)  # after 0, 40, 80, 120 steps
+            took[compiled] = (last - first) / 80, first - (last - first) / 2
+        (eager, _), (fast, compiling) = took[False], took[True]
+        steps = compiling / (eager - fast) if eager > fast else float("inf")
+        rows.append({
+            "what": name, "eager_ms": 1e3 * eager, "compiled_ms": 1e3 * fast, "compiling_s": compiling,
+            "steps_to_pay": steps,
+        })  # fmt: skip
+        print("{what:<30} {eager_ms:>8.2f} ms a step, compiled {compiled_ms:>8.2f} ms; compiling {compiling_s:>6.1f} s,"
+              " paid back after {steps_to_pay:,.0f} steps".format(**rows[-1]), flush=True)  # fmt: skip
+    return rows
+
+
 def environment():
     processor = platform.processor()
     if Path("/proc/cpuinfo").exists():
@@ -389,6 +420,7 @@ if __name__ == "__main__":
         RIVALS = {k: v for k, v in RIVALS.items() if k in ("DataLoader loop", "batchlab", *asked.only)}
     print(f"{'B':>6}  {'':<20} {'steps/s':>12} {'to loop':>9} {'of peak':>7} {'cold':>10}")
     result = {"environment": environment(), "whole_sweep": whole_sweep(asked.quick)}
+    result["payback"] = payback()
     result["speeds"] = speeds(asked.batch_size, *((0.2, 3) if asked.quick else (1.0, 7)))
     if asked.save:
         asked.save.mkdir(parents=True, exist_ok=True)

@@ -180,6 +180,12 @@ def test_the_engine_follows_the_run():
     assert _engine(a_run(checkpoint_segments=2, optimizer=optim.adam()), "auto") == "loop"
 
 
+def test_compiling_waits_for_runs_that_pay_for_it():
+    assert sweep_module._compiling_pays(a_run(optimizer=optim.adam()), 20_001)
+    assert not sweep_module._compiling_pays(a_run(optimizer=optim.adam()), 20_000)
+    assert not sweep_module._compiling_pays(a_run("cnn"), 10**6)
+
+
 def test_a_machine_without_a_compiler_gets_one_warning_and_the_same_table(monkeypatch):
     run = a_run(steps=20)
     want = sweep(run, lr=[0.01, 0.1], seed=[0, 1]).drop(columns="seconds")

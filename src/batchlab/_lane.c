@@ -25,7 +25,7 @@ enum { VL = 8, MR = 6, NV = 2 };
 enum { VL = 4, MR = 4, NV = 4 };
 #define PLACES {0, 1, 2, 3}
 #endif
-enum { MR1 = 12, CHUNK = 128, MAX_LAYERS = 16 }; /* MR1: rows of a tile one vector wide */
+enum { MR1 = 16, CHUNK = 128, MAX_LAYERS = 16 }; /* MR1: rows of a tile one vector wide */
 
 typedef float vec __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(VL * 4), aligned(4), may_alias));
@@ -92,6 +92,7 @@ INLINE void panel(int kind, int turned, int nv, ptrdiff_t M, ptrdiff_t n0, ptrdi
     const int mr = nv == 1 ? MR1 : MR;
     ptrdiff_t m = 0;
     for (; m + mr <= M; m += mr) tile(kind, turned, mr, nv, m, n0, K, a, b, ldb, t);
+    if (nv == 1 && M - m >= 8) tile(kind, turned, 8, nv, m, n0, K, a, b, ldb, t), m += 8;
     if (nv == 1 && M - m >= 6) tile(kind, turned, 6, nv, m, n0, K, a, b, ldb, t), m += 6;
     switch (M - m) {
     case 5: tile(kind, turned, 5, nv, m, n0, K, a, b, ldb, t); break;
@@ -173,10 +174,11 @@ static double cross_entropy(int n, int classes, float *z, ptrdiff_t ld, const in
             sum += e;
         }
         sum = total(sum);
+        const float share = scale / sum[0]; /* not as a vector: vector divisions are slow */
         loss += top[0] - wanted;
         product *= sum[0];
         if (product > 1e280) loss += log(product), product = 1;
-        for (int j = 0; j < classes; j += VL) AT(z + j) *= scale / sum;
+        for (int j = 0; j < classes; j += VL) AT(z + j) *= share;
         z[label[b]] -= scale;
     }
     return loss + log(product);

@@ -10,18 +10,19 @@ from itertools import islice
 import joblib
 import pandas as pd
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from batchlab import cache as kept
 from batchlab import lanes as stacked
-from batchlab import native, step
+from batchlab import models, native, step
 from batchlab._check import count, fail, number, one_of
 from batchlab.lanes import Lane
 from batchlab.train import Run, fit
 
 ENGINES = ("auto", "native", "compiled", "stacked", "loop")
 LANES_OF_A_UNIT = 16  # for each thread: enough to keep threads busy, little to lose when a sweep is killed
-STEPS_THAT_PAY_FOR_COMPILING = 20_000  # see benchmarks/sweep.py
+STEPS_THAT_PAY_FOR_COMPILING = 20_000  # what benchmarks/sweep.py measures, for the case where least is won
 
 
 def sweep(
@@ -53,8 +54,9 @@ def sweep(
     engine : what trains the lanes. "native": ReLU networks of linear layers under SGD, momentum or Nesterov, in
         float32 on a CPU, by a C kernel (tens to hundreds of times a DataLoader loop). "stacked": any model, as one
         model with a dimension of lanes (``torch.func.vmap``). "compiled": the same through ``torch.compile``.
-        "loop": ``fit``, lane by lane. "auto" takes the first that suits, and "compiled" only for stacks of more than
-        20,000 steps, where it pays for its own compilation.
+        "loop": ``fit``, lane by lane. "auto" takes the first that suits, and "compiled" only for more than 20,000
+        steps of a model without convolutions, where it pays for its own compilation. Without a C compiler there is
+        one warning, and "stacked" in place of the first two.
 
     Raises ValueError on a bad argument, before anything is trained. Divergence is recorded, never raised.
 
@@ -175,8 +177,16 @@ def _train(which, plan, runs, engine, threads, in_worker):
         return which, native.train(plan, runs, threads)
     if engine == "loop":
         return which, [_one(run) for run in runs]
-    pays = engine == "auto" and len(plan.sizes) > STEPS_THAT_PAY_FOR_COMPILING
-    return which, stacked.train(plan, runs, compiled=engine == "compiled" or pays)
+    wanted = engine == "compiled" or (engine == "auto" and _compiling_pays(runs[0], len(plan.sizes)))
+    can = step.device_of(runs[0]).type != "cpu" or native.library()  # torch.compile needs a compiler as well
+    return which, stacked.train(plan, runs, compiled=bool(wanted and can))
+
+
+def _compiling_pays(run, steps):
+    """Whether ``torch.compile`` wins back the half minute that it takes: in long runs, and never for convolutions."""
+    if steps <= STEPS_THAT_PAY_FOR_COMPILING:
+        return False
+    return not any(isinstance(m, nn.modules.conv._ConvNd) for m in models.build(run.model, run.seed).modules())
 
 
 def _one(run):
