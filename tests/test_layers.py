@@ -9,7 +9,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "src" / "batchlab"
 FLOORS = {
     "_check": -2,
-    **dict.fromkeys(["_random", "_probe", "_steps"], -1),
+    **dict.fromkeys(["_seeds", "_probe", "_steps"], -1),
     **dict.fromkeys(["theory", "least_squares", "noisy_quadratic", "stats", "dataset"], 0),
     **dict.fromkeys(["data", "models", "optim", "schedules"], 1),
     "step": 1.5,

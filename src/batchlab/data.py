@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from batchlab._check import array, count, fail, number
-from batchlab._random import generator, whole
+from batchlab._seeds import generator, whole
 from batchlab.dataset import ORDERS, Dataset, epoch_order, fingerprint, index_stream
 
 __all__ = [

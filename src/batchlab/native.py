@@ -36,7 +36,7 @@ def library():
     compiler = next(filter(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang"))), None)
     failure = "no C compiler found (looked for $CC, cc, gcc and clang)"
     if compiler:
-        with tempfile.TemporaryDirectory(prefix="batchlab-") as folder:
+        with tempfile.TemporaryDirectory(prefix="batchlab-", ignore_cleanup_errors=True) as folder:
             target = Path(folder) / "lane.so"
             for processor in (["-march=native"], []):  # some compilers do not know their own processor
                 command = [compiler, *FLAGS, *processor, str(source), "-o", str(target), "-lm"]

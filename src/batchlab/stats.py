@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from batchlab._check import array, count, fail, number, one_of
-from batchlab._random import generator
+from batchlab._seeds import generator
 
 
 @dataclass(frozen=True)
