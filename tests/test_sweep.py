@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchlab import data, lanes, models, native, optim, outcomes, schedules
-from batchlab.sweep import _engine, _grid, _units, sweep
+from batchlab.sweep import _compiling_pays, _engine, _grid, _units, sweep
 from batchlab.train import Run, fit
 
 SPIRALS = data.two_spirals(60, val=20, test=20)
@@ -181,9 +181,9 @@ def test_the_engine_follows_the_run():
 
 
 def test_compiling_waits_for_runs_that_pay_for_it():
-    assert sweep_module._compiling_pays(a_run(optimizer=optim.adam()), 20_001)
-    assert not sweep_module._compiling_pays(a_run(optimizer=optim.adam()), 20_000)
-    assert not sweep_module._compiling_pays(a_run("cnn"), 10**6)
+    assert _compiling_pays(a_run(optimizer=optim.adam()), 20_001)
+    assert not _compiling_pays(a_run(optimizer=optim.adam()), 20_000)
+    assert not _compiling_pays(a_run("cnn"), 10**6)
 
 
 def test_a_machine_without_a_compiler_gets_one_warning_and_the_same_table(monkeypatch):
