@@ -100,3 +100,44 @@ def seed_band(x, values, ax=None, label=None, coverage=1.0):
     (line,) = ax.plot(x, middle, label=label)
     ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     return ax
+
+
+UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+HATCHES = ("", "///", "\\\\\\", "...", "xxx", "---")
+
+
+def memory_stack(sizes, parts, ax=None, unit="kB"):
+    """Draw the bytes of a training step by kind, one layer on top of the other, against the batch size.
+
+    Args:
+        sizes: (K,) batch sizes, at least two, ascending.
+        parts: dict from a kind's name, which becomes its legend entry, to its (K,) bytes, 0 or more; the first kind
+            lies at the bottom. At most six, so that each has a hatching of its own and colour is not needed.
+        unit: of the vertical axis: "B", "kB", "MB" or "GB", powers of 1000.
+
+    Returns:
+        The ``Axes``.
+
+    Raises:
+        ValueError: no kinds or more than six, shapes differ, sizes not ascending, negative bytes, or another unit.
+
+    >>> ax = memory_stack([1, 512], {"weights": [60_840, 60_840], "activations": [844, 430_084]})
+    >>> [round(float(c.get_paths()[0].vertices[:, 1].max()), 1) for c in ax.collections]
+    [60.8, 490.9]
+    """
+    sizes = _check.array("sizes", sizes, ndim=1)
+    if len(sizes) < 2 or (np.diff(sizes) <= 0).any():
+        _check.fail("sizes", sizes, "at least two batch sizes, ascending")
+    if not isinstance(parts, dict) or not 1 <= len(parts) <= len(HATCHES):
+        _check.fail("parts", parts, f"a dict of 1 to {len(HATCHES)} kinds: name -> bytes at each size")
+    per_unit = UNITS[_check.one_of("unit", unit, list(UNITS))]
+    layers = [_check.array(f"parts[{name!r}]", v, shape=sizes.shape) for name, v in parts.items()]
+    for name, layer in zip(parts, layers, strict=True):
+        if (layer < 0).any():
+            _check.fail(f"parts[{name!r}]", layer, "bytes, 0 or more")
+    ax = _axes(ax)
+    drawn = ax.stackplot(sizes, np.array(layers) / per_unit, labels=list(parts), alpha=0.75)
+    for area, hatch in zip(drawn, HATCHES, strict=False):
+        area.set(hatch=hatch, edgecolor="white", linewidth=0)
+    ax.set(xlabel="batch size", ylabel=f"memory ({unit})", xlim=(sizes[0], sizes[-1]))
+    return ax
