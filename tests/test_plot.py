@@ -149,3 +149,37 @@ def test_the_style_file_loads():
 def test_bad_input_is_refused_by_name(call, named):
     with pytest.raises(ValueError, match=named):
         call()
+
+
+def test_memory_stack_draws_each_kind_on_top_of_those_below():
+    parts = {"weights": [3_000, 3_000, 3_000], "activations": [500, 1_000, 2_000], "batch": [0, 10, 20]}
+    ax = plot.memory_stack([1, 2, 4], parts, unit="kB")
+    bottom = np.zeros(3)
+    for area, layer in zip(ax.collections, parts.values(), strict=True):
+        (path,) = area.get_paths()
+        drawn = {(x, round(y, 9)) for x, y in path.vertices}
+        top = bottom + np.array(layer) / 1000
+        for edge in (bottom, top):
+            assert {(x, round(y, 9)) for x, y in zip([1, 2, 4], edge, strict=True)} <= drawn
+        bottom = top
+    assert ax.get_legend_handles_labels()[1] == list(parts)
+    assert len({area.get_hatch() for area in ax.collections}) == len(parts)  # readable without colour
+    assert ax.get_ylabel() == "memory (kB)"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parts", "unit", "named"),
+    [
+        ([1], {"a": [1]}, "kB", "sizes"),
+        ([2, 1], {"a": [1, 1]}, "kB", "sizes"),
+        ([1, 2], {}, "kB", "parts"),
+        ([1, 2], [[1, 2]], "kB", "parts"),
+        ([1, 2], {str(i): [1, 1] for i in range(7)}, "kB", "parts"),
+        ([1, 2], {"a": [1, 2, 3]}, "kB", "parts"),
+        ([1, 2], {"a": [1, -1]}, "kB", "parts"),
+        ([1, 2], {"a": [1, 2]}, "KiB", "unit"),
+    ],
+)
+def test_memory_stack_refuses_bad_input_by_name(sizes, parts, unit, named):
+    with pytest.raises(ValueError, match=named):
+        plot.memory_stack(sizes, parts, unit=unit)

@@ -236,10 +236,25 @@ def along_training(examples, estimates, low, high, ax=None, label="gradient nois
         estimates, low, high: (K,), in examples. NaN, or an end that is not above 0, where the data say nothing: the
             point is left out and its interval reaches the edge of the figure.
 
+
+UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+HATCHES = ("", "///", "\\\\\\", "...", "xxx", "---")
+
+
+def memory_stack(sizes, parts, ax=None, unit="kB"):
+    """Draw the bytes of a training step by kind, one layer on top of the other, against the batch size.
+
+    Args:
+        sizes: (K,) batch sizes, at least two, ascending.
+        parts: dict from a kind's name, which becomes its legend entry, to its (K,) bytes, 0 or more; the first kind
+            lies at the bottom. At most six, so that each has a hatching of its own and colour is not needed.
+        unit: of the vertical axis: "B", "kB", "MB" or "GB", powers of 1000.
+
     Returns:
         The ``Axes``.
 
     Raises:
+<<<<<<< HEAD
         ValueError: shapes differ, or low <= estimate <= high fails where all three are numbers.
 
     >>> ax = along_training([10, 100], [20, float("nan")], [15, 0], [25, float("inf")])
@@ -313,4 +328,27 @@ def loss_along_line(line, ax=None, label=None):
     ends = np.isin(at, (0, 1))
     ax.plot(at[ends], loss[ends], "o", linestyle="none", color=curve.get_color(), markerfacecolor="white")
     ax.set(xlabel="position: 0 is one solution, 1 the other", ylabel="loss")
+=======
+        ValueError: no kinds or more than six, shapes differ, sizes not ascending, negative bytes, or another unit.
+
+    >>> ax = memory_stack([1, 512], {"weights": [60_840, 60_840], "activations": [844, 430_084]})
+    >>> [round(float(c.get_paths()[0].vertices[:, 1].max()), 1) for c in ax.collections]
+    [60.8, 490.9]
+    """
+    sizes = _check.array("sizes", sizes, ndim=1)
+    if len(sizes) < 2 or (np.diff(sizes) <= 0).any():
+        _check.fail("sizes", sizes, "at least two batch sizes, ascending")
+    if not isinstance(parts, dict) or not 1 <= len(parts) <= len(HATCHES):
+        _check.fail("parts", parts, f"a dict of 1 to {len(HATCHES)} kinds: name -> bytes at each size")
+    per_unit = UNITS[_check.one_of("unit", unit, list(UNITS))]
+    layers = [_check.array(f"parts[{name!r}]", v, shape=sizes.shape) for name, v in parts.items()]
+    for name, layer in zip(parts, layers, strict=True):
+        if (layer < 0).any():
+            _check.fail(f"parts[{name!r}]", layer, "bytes, 0 or more")
+    ax = _axes(ax)
+    drawn = ax.stackplot(sizes, np.array(layers) / per_unit, labels=list(parts), alpha=0.75)
+    for area, hatch in zip(drawn, HATCHES, strict=False):
+        area.set(hatch=hatch, edgecolor="white", linewidth=0)
+    ax.set(xlabel="batch size", ylabel=f"memory ({unit})", xlim=(sizes[0], sizes[-1]))
+>>>>>>> ch05
     return ax
