@@ -33,7 +33,7 @@ lab: $(VENV)/.tools ## open the chapters in JupyterLab
 execute: $(VENV)/.book ## run every notebook in place and store its outputs (make execute CHAPTERS=chapters/01-*.ipynb for one)
 	$(BIN)/python book/_ext/chapters.py execute $(CHAPTERS)
 
-bench: $(VENV)/.test ## run the benchmarks, one table a script
+bench: $(VENV)/.bench ## run the benchmarks, one table a script
 	@for script in benchmarks/*.py; do [ -e "$$script" ] || { echo "no benchmarks yet"; break; }; $(BIN)/python "$$script" || exit 1; done
 
 lint: $(VENV)/.test ## style of code and notebooks, spelling
@@ -57,6 +57,10 @@ $(VENV)/.book: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.book
 	$(PIP) --editable ".[test]"
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(PIP) --editable ".[bench]"
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.book

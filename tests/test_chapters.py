@@ -103,6 +103,12 @@ def test_metadata_of_a_machine_is_found_and_normalised(tmp_path):
     assert chapters.faults(path) == []
 
 
+def test_what_a_stream_printed_in_pieces_is_joined():
+    pieces = [output("a\n"), output("b\n"), output("c\n", "stderr"), output("d\n"), IMAGE, output("e\n")]
+    cell = chapters.normalised(v4.new_notebook(cells=[code(outputs=pieces)])).cells[0]
+    assert [o.get("text") for o in cell.outputs] == ["a\nb\n", "c\n", "d\n", None, "e\n"]
+
+
 def test_ids_follow_the_cell_not_its_place():
     cells = [code("a = 1"), code("b = 2"), code("a = 1")]
     ids = [c.id for c in chapters.normalised(v4.new_notebook(cells=copy.deepcopy(cells))).cells]

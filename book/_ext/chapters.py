@@ -60,10 +60,24 @@ def normalised(notebook):
         seen[digest] = seen.get(digest, 0) + 1
         cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
         cell.metadata = {key: cell.metadata[key] for key in KEPT if cell.metadata.get(key)}
+        if "outputs" in cell:
+            cell.outputs = _joined(cell.outputs)
         for output in cell.get("outputs", []):
             if "metadata" in output:
                 output.metadata = {k: v for k, v in output.metadata.items() if k == "batchlab"}  # the claims' evidence
     return notebook
+
+
+def _joined(outputs):
+    """Join what one stream printed in a row: a slow machine delivers it in several pieces."""
+    joined = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if last and output.output_type == last.output_type == "stream" and output.name == last.name:
+            last.text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def dumped(notebook):

@@ -12,6 +12,8 @@ import numpy as np
 from batchlab import _check
 
 STYLE = Path(__file__).with_name("book.mplstyle")
+UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+HATCHES = ("", "///", "\\\\\\", "...", "xxx", "---")
 
 
 def _axes(ax):
@@ -236,25 +238,10 @@ def along_training(examples, estimates, low, high, ax=None, label="gradient nois
         estimates, low, high: (K,), in examples. NaN, or an end that is not above 0, where the data say nothing: the
             point is left out and its interval reaches the edge of the figure.
 
-
-UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
-HATCHES = ("", "///", "\\\\\\", "...", "xxx", "---")
-
-
-def memory_stack(sizes, parts, ax=None, unit="kB"):
-    """Draw the bytes of a training step by kind, one layer on top of the other, against the batch size.
-
-    Args:
-        sizes: (K,) batch sizes, at least two, ascending.
-        parts: dict from a kind's name, which becomes its legend entry, to its (K,) bytes, 0 or more; the first kind
-            lies at the bottom. At most six, so that each has a hatching of its own and colour is not needed.
-        unit: of the vertical axis: "B", "kB", "MB" or "GB", powers of 1000.
-
     Returns:
         The ``Axes``.
 
     Raises:
-<<<<<<< HEAD
         ValueError: shapes differ, or low <= estimate <= high fails where all three are numbers.
 
     >>> ax = along_training([10, 100], [20, float("nan")], [15, 0], [25, float("inf")])
@@ -328,7 +315,22 @@ def loss_along_line(line, ax=None, label=None):
     ends = np.isin(at, (0, 1))
     ax.plot(at[ends], loss[ends], "o", linestyle="none", color=curve.get_color(), markerfacecolor="white")
     ax.set(xlabel="position: 0 is one solution, 1 the other", ylabel="loss")
-=======
+    return ax
+
+
+def memory_stack(sizes, parts, ax=None, unit="kB"):
+    """Draw the bytes of a training step by kind, one layer on top of the other, against the batch size.
+
+    Args:
+        sizes: (K,) batch sizes, at least two, ascending.
+        parts: dict from a kind's name, which becomes its legend entry, to its (K,) bytes, 0 or more; the first kind
+            lies at the bottom. At most six, so that each has a hatching of its own and colour is not needed.
+        unit: of the vertical axis: "B", "kB", "MB" or "GB", powers of 1000.
+
+    Returns:
+        The ``Axes``.
+
+    Raises:
         ValueError: no kinds or more than six, shapes differ, sizes not ascending, negative bytes, or another unit.
 
     >>> ax = memory_stack([1, 512], {"weights": [60_840, 60_840], "activations": [844, 430_084]})
@@ -350,5 +352,4 @@ def loss_along_line(line, ax=None, label=None):
     for area, hatch in zip(drawn, HATCHES, strict=False):
         area.set(hatch=hatch, edgecolor="white", linewidth=0)
     ax.set(xlabel="batch size", ylabel=f"memory ({unit})", xlim=(sizes[0], sizes[-1]))
->>>>>>> ch05
     return ax
