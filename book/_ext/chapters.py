@@ -144,7 +144,12 @@ def execute(paths):
         notebook = nbformat.read(path, as_version=4)
         resources = {"metadata": {"path": str(Path(path).resolve().parent)}}
         NotebookClient(
-            notebook, timeout=1800, kernel_name="python3", record_timing=False, resources=resources
+            notebook,
+            timeout=1800,
+            kernel_name="python3",
+            record_timing=False,
+            coalesce_streams=True,  # a slow machine flushes a table in pieces: one cell, one text
+            resources=resources,
         ).execute()
         Path(path).write_text(dumped(normalised(notebook)), encoding="utf-8", newline="\n")
         print(f"{path}: " + ("; ".join(faults(path)) or "stored"))
