@@ -169,11 +169,7 @@ def throughput_exactness():
     rows = [("quantity", "exact", "batchlab [95%]", "torch.utils.benchmark")]
     for timing in found.timings:
         truth = a + b * timing.batch_size
-        peer = (
-            Timer("step()", globals={"step": prepare(timing.batch_size)})
-            .blocked_autorange(min_run_time=0.3)
-            .median
-        )
+        peer = Timer("step()", globals={"step": prepare(timing.batch_size)}).blocked_autorange(min_run_time=0.3).median
         ours = f"{timing.seconds * 1e3:.4f} [{timing.low * 1e3:.4f}, {timing.high * 1e3:.4f}]"
         rows.append((f"ms a step, B={timing.batch_size}", f"{truth * 1e3:.4f}", ours, f"{peer * 1e3:.4f}"))
     law = found.law
@@ -190,9 +186,7 @@ def throughput_exactness():
                 "no fit",
             )
         )
-    show(
-        "Throughput of a step that sleeps for 4 ms + 0.1 ms an example (waking takes some 0.1 ms more)", rows
-    )
+    show("Throughput of a step that sleeps for 4 ms + 0.1 ms an example (waking takes some 0.1 ms more)", rows)
 
 
 def memory_exactness():
@@ -214,9 +208,7 @@ def memory_exactness():
         x, y = data(batch_size, 40, 10)
         found = memory.step_memory(model, cross_entropy, adam, x, y)
         by_hand = 4 * 210 * batch_size + 4
-        with torch.profiler.profile(
-            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-        ) as profiler:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
             loss = cross_entropy(model(x), y)
         events = profiler.profiler.kineto_results.events()
         held = sum(e.nbytes() for e in events if e.name() == "[memory]") - loss.element_size()
@@ -262,9 +254,7 @@ def lightning_finder(limit, mode):
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
         def train_dataloader(self):
-            return DataLoader(
-                TensorDataset(torch.ones(4096, 2), torch.ones(4096, 1)), batch_size=self.batch_size
-            )
+            return DataLoader(TensorDataset(torch.ones(4096, 2), torch.ones(4096, 1)), batch_size=self.batch_size)
 
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **quiet)
@@ -275,9 +265,7 @@ def lightning_finder(limit, mode):
 
 
 def largest_exactness():
-    rows = [
-        ("true limit", "finder", "returned", "largest that ran", "distinct sizes tried", "weights untouched")
-    ]
+    rows = [("true limit", "finder", "returned", "largest that ran", "distinct sizes tried", "weights untouched")]
     for limit in (0, 1, 37, 1000, 10**9):
         model = nn.Linear(2, 1)
 

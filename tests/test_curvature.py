@@ -98,18 +98,13 @@ def exact_hessian(model, loss, x, y):
         return torch.autograd.functional.hessian(flat_loss, w).numpy()
 
 
-@pytest.mark.parametrize(
-    ("kind", "micro_batch"), [*((kind, 1024) for kind in KINDS), ("mlp", 5), ("embedding", 5)]
-)
+@pytest.mark.parametrize(("kind", "micro_batch"), [*((kind, 1024) for kind in KINDS), ("mlp", 5), ("embedding", 5)])
 def test_hessian_and_products_are_exact(kind, micro_batch):
     model, loss, x, y = problem(kind)
     model.eval()
     before = [p.detach().clone() for p in model.parameters()]
     found = curvature.hessian(model, loss, x, y, micro_batch=micro_batch)
-    assert all(
-        torch.equal(p, q) and p.dtype == torch.float32
-        for p, q in zip(model.parameters(), before, strict=True)
-    )
+    assert all(torch.equal(p, q) and p.dtype == torch.float32 for p, q in zip(model.parameters(), before, strict=True))
     assert all(p.grad is None for p in model.parameters())
     v = np.random.default_rng(1).standard_normal(len(found))
     product = curvature.hessian_vector(model, loss, x, y, v, micro_batch=micro_batch)
@@ -129,9 +124,7 @@ def test_softmax_regression_against_its_closed_form():
     np.testing.assert_allclose(found, exact, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("kind", "k"), [("mlp", 1), ("mlp", 3), ("relu mse", 44), ("conv, batch norm in eval", 2)]
-)
+@pytest.mark.parametrize(("kind", "k"), [("mlp", 1), ("mlp", 3), ("relu mse", 44), ("conv, batch norm in eval", 2)])
 def test_top_eigenvalues_match_the_exact_spectrum(kind, k):
     model, loss, x, y = problem(kind)
     model.eval()
@@ -226,9 +219,7 @@ def test_sharpness_of_a_quadratic_is_its_corner(kind):
     half = radius * (np.abs(w) + 1 if kind == "keskar" else np.abs(w))
     here = 0.5 * (h * w**2).sum()
     rise = 0.5 * (h * (np.abs(w) + half) ** 2).sum() - here
-    found = curvature.sharpness(
-        Spread(h, w), mean_output, torch.ones(4, 1), torch.ones(4), kind=kind, radius=radius
-    )
+    found = curvature.sharpness(Spread(h, w), mean_output, torch.ones(4, 1), torch.ones(4), kind=kind, radius=radius)
     assert found.loss == pytest.approx(here, rel=1e-12)
     assert found.value == pytest.approx(100 * rise / (1 + here) if kind == "keskar" else rise, rel=1e-10)
 
@@ -262,9 +253,7 @@ def test_only_adaptive_sharpness_ignores_a_rescaling_that_leaves_the_function_al
     torch.testing.assert_close(one(x.double()), other(x.double()))
 
     def pair(kind):
-        return [
-            curvature.sharpness(m, cross_entropy, x, y, kind=kind, radius=0.01).value for m in (one, other)
-        ]
+        return [curvature.sharpness(m, cross_entropy, x, y, kind=kind, radius=0.01).value for m in (one, other)]
 
     same, moved = pair("adaptive"), pair("keskar")
     assert same[0] == pytest.approx(same[1], rel=1e-6)
@@ -286,9 +275,7 @@ def test_sharpness_is_reached_by_a_point_of_the_box_and_grows_with_it():
 def test_line_between_quadratics(at, seed):
     rng = np.random.default_rng(seed)
     h, u, v = rng.standard_normal((3, 4))
-    found = curvature.loss_along_line(
-        Spread(h, u), Spread(h, v), mean_output, torch.ones(3, 1), torch.ones(3), at=at
-    )
+    found = curvature.loss_along_line(Spread(h, u), Spread(h, v), mean_output, torch.ones(3, 1), torch.ones(3), at=at)
     exact = [0.5 * (h * ((1 - t) * u + t * v) ** 2).sum() for t in at]
     np.testing.assert_allclose(found.loss, exact, atol=1e-9)
 

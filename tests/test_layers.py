@@ -9,12 +9,14 @@ from conftest import ROOT
 PACKAGE = ROOT / "src" / "batchlab"
 FLOORS = {
     "_check": -2,
-    **dict.fromkeys(["_random", "_probe"], -1),
-    **dict.fromkeys(["theory", "stats", "dataset"], 0),
+    **dict.fromkeys(["_random", "_probe", "_steps"], -1),
+    **dict.fromkeys(["theory", "least_squares", "noisy_quadratic", "stats", "dataset"], 0),
     **dict.fromkeys(["data", "models", "optim", "schedules"], 1),
     "step": 1.5,
     "train": 2,
-    **dict.fromkeys(["sweep", "noise", "curvature", "throughput", "memory", "parallel", "advise"], 3),
+    "lanes": 2.3,
+    **dict.fromkeys(["native", "cache"], 2.6),
+    **dict.fromkeys(["sweep", "outcomes", "noise", "curvature", "throughput", "memory", "parallel", "advise"], 3),
     **dict.fromkeys(["claims", "plot", "playground", "__main__"], 4),
     "__init__": 5,
 }

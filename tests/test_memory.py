@@ -38,9 +38,7 @@ def test_an_mlp_counted_by_hand(batch_size):
     model = mlp()
     found = step_memory(model, cross_entropy, torch.optim.Adam(model.parameters()), *batch(batch_size))
     assert found.parameters == found.gradients == PARAMETERS and found.buffers == 0
-    assert (
-        found.optimiser == 2 * PARAMETERS + 6 * 4
-    )  # two moments, and a step counter for each of six tensors
+    assert found.optimiser == 2 * PARAMETERS + 6 * 4  # two moments, and a step counter for each of six tensors
     # Two hidden layers (ReLU's output, the next layer's input: one storage), log-softmax, one weight.
     assert found.activations == batch_size * 4 * (100 + 100 + 10) + 4
     assert found.batch == batch_size * (40 * 4 + 8)
@@ -127,9 +125,7 @@ def test_the_law_predicts_other_sizes_to_the_byte(make, data, autocast):
 def test_accumulation_keeps_the_activations_of_one_micro_batch():
     model = mlp()
     x, y = batch(64)
-    whole, parts, one = (
-        step_memory(model, cross_entropy, sgd(model), x, y, micro_batch=m) for m in (None, 16, 1)
-    )
+    whole, parts, one = (step_memory(model, cross_entropy, sgd(model), x, y, micro_batch=m) for m in (None, 16, 1))
     alone = step_memory(model, cross_entropy, sgd(model), x[:16].clone(), y[:16].clone())
     assert parts.activations == alone.activations == (whole.activations - 4) / 4 + 4 > one.activations
     assert (parts.gradients, parts.batch) == (whole.gradients, whole.batch)
@@ -217,12 +213,8 @@ def fragile():
 
 
 @pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize(
-    "make", [lambda p: torch.optim.Adam(p), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)]
-)
-@pytest.mark.parametrize(
-    "error", [None, torch.OutOfMemoryError("full"), MemoryError(), KeyError("other")], ids=str
-)
+@pytest.mark.parametrize("make", [lambda p: torch.optim.Adam(p), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)])
+@pytest.mark.parametrize("error", [None, torch.OutOfMemoryError("full"), MemoryError(), KeyError("other")], ids=str)
 def test_nothing_is_changed_whether_a_step_runs_or_fails(trained, make, error):
     model = fragile()
     optimiser = make(model.parameters())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas
 
-from batchlab import data, models, optim
+from batchlab import data, models, native, optim
 from batchlab.sweep import sweep
 from batchlab.train import Run
 
@@ -47,6 +47,7 @@ def without_time(table):
 
 
 def test_killed_twenty_times_a_sweep_still_gives_the_same_table(tmp_path):
+    native.library()  # compile first, so that the sweep alone is timed
     began = time.perf_counter()
     want = without_time(sweep(a_run(), **GRID))
     whole = time.perf_counter() - began
@@ -55,7 +56,7 @@ def test_killed_twenty_times_a_sweep_still_gives_the_same_table(tmp_path):
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as other:
         for attempt in range(100):
             folder = tmp_path / str(attempt // 4)  # each directory sees four deaths
-            print(chance.uniform(0, whole), folder, file=other.stdin, flush=True)
+            print(chance.uniform(0, 0.6 * whole), folder, file=other.stdin, flush=True)
             if int(other.stdout.readline()) == -signal.SIGKILL:
                 killed += 1
                 kept.add(len(list(folder.glob("*.json"))))

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchlab import data, lanes, models, native, optim, outcomes, schedules
-from batchlab import sweep as sweep_module
-from batchlab.sweep import sweep
+from batchlab.sweep import _engine, _grid, _units, sweep
 from batchlab.train import Run, fit
 
 SPIRALS = data.two_spirals(60, val=20, test=20)
@@ -175,10 +174,10 @@ def test_divergence_shows_in_the_kernel_for_nan_too():
 
 
 def test_the_engine_follows_the_run():
-    assert sweep_module._engine(a_run(), "auto") == "native"
-    assert sweep_module._engine(a_run(optimizer=optim.adam()), "auto") == "auto"
-    assert sweep_module._engine(a_run("normed", batch_size=20), "auto") == "auto"
-    assert sweep_module._engine(a_run(checkpoint_segments=2, optimizer=optim.adam()), "auto") == "loop"
+    assert _engine(a_run(), "auto") == "native"
+    assert _engine(a_run(optimizer=optim.adam()), "auto") == "auto"
+    assert _engine(a_run("normed", batch_size=20), "auto") == "auto"
+    assert _engine(a_run(checkpoint_segments=2, optimizer=optim.adam()), "auto") == "loop"
 
 
 def test_a_machine_without_a_compiler_gets_one_warning_and_the_same_table(monkeypatch):
@@ -196,10 +195,10 @@ def test_a_machine_without_a_compiler_gets_one_warning_and_the_same_table(monkey
 
 def test_stacks_are_cut_to_the_memory_given():
     run = a_run("cnn")
-    grid = sweep_module._grid(run, [10], [0.1, 0.2], range(5))
+    grid = _grid(run, [10], [0.1, 0.2], range(5))
     one = lanes.bytes_of_a_lane(run)
-    assert [len(u) for u in sweep_module._units(grid, "stacked", 4 * one, 1)] == [4, 4, 2]
-    assert [len(u) for u in sweep_module._units(grid, "stacked", 1, 1)] == [1] * 10
+    assert [len(u) for u in _units(grid, "stacked", 4 * one, 1)] == [4, 4, 2]
+    assert [len(u) for u in _units(grid, "stacked", 1, 1)] == [1] * 10
     whole = sweep(run, lr=[0.1], seed=[0, 1, 2], engine="stacked")
     cut = sweep(run, lr=[0.1], seed=[0, 1, 2], engine="stacked", memory=1)
     pandas.testing.assert_frame_equal(cut.drop(columns="seconds"), whole.drop(columns="seconds"), rtol=1e-3)

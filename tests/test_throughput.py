@@ -78,9 +78,7 @@ def test_sampling_goes_on_until_tight_and_stops_at_the_limit():
         return 0.05 * (1 + 0.2 * math.sin(12.9898 * call))
 
     patient, hurried = (Machine(noisy).measure((1, 2), seconds=s, precision=0.05) for s in (1e6, 1.0))
-    assert all(
-        t.tight and max(t.high - t.seconds, t.seconds - t.low) <= 0.05 * t.seconds for t in patient.timings
-    )
+    assert all(t.tight and max(t.high - t.seconds, t.seconds - t.low) <= 0.05 * t.seconds for t in patient.timings)
     assert all(len(t.samples) > throughput.SMALLEST for t in patient.timings)
     assert not any(t.tight for t in hurried.timings)
     assert all(len(t.samples) >= throughput.SMALLEST for t in hurried.timings)
@@ -162,10 +160,7 @@ def test_measuring_training_changes_nothing():
     after = [*model.state_dict().values(), *(p.grad for p in model.parameters())]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     now = optimiser.state_dict()["state"]
-    assert (
-        all(torch.equal(state[k][n], now[k][n]) for k in state for n in state[k])
-        and state.keys() == now.keys()
-    )
+    assert all(torch.equal(state[k][n], now[k][n]) for k in state for n in state[k]) and state.keys() == now.keys()
     assert torch.equal(rng, torch.get_rng_state())
     table = found.table()
     assert table["batch_size"].tolist() == [2, 8] and (table["low"] <= table["seconds"]).all()

@@ -4,7 +4,23 @@
 matplotlib; a notebook that draws says ``from batchlab import plot``.
 """
 
-from batchlab import claims, curvature, data, memory, models, optim, schedules, stats, step, theory, throughput, train
+from batchlab import (
+    claims,
+    curvature,
+    data,
+    least_squares,
+    memory,
+    models,
+    noise,
+    noisy_quadratic,
+    optim,
+    outcomes,
+    schedules,
+    stats,
+    theory,
+    throughput,
+)
+from batchlab.sweep import sweep
 from batchlab.train import History, Run, fit
 
 __all__ = [
@@ -14,14 +30,17 @@ __all__ = [
     "curvature",
     "data",
     "fit",
+    "least_squares",
     "memory",
     "models",
+    "noise",
+    "noisy_quadratic",
     "optim",
+    "outcomes",
     "schedules",
     "stats",
-    "step",
+    "sweep",
     "theory",
     "throughput",
-    "train",
 ]
 __version__ = "0.1.0"

@@ -74,8 +74,8 @@ def one_of(name, value, options):
     return value
 
 
-def array(name, value, *, ndim=None, shape=None):
-    """Return ``value`` as a non-empty float64 array of finite numbers, else raise ValueError.
+def array(name, value, *, ndim=None, shape=None, above=None, at_least=None):
+    """Return ``value`` as a non-empty float64 array of finite numbers within the bounds given, else raise ValueError.
 
     ``shape`` may hold None where any length will do.
 
@@ -96,4 +96,8 @@ def array(name, value, *, ndim=None, shape=None):
         fail(f"{name}.shape", a.shape, f"{shape}".replace("None", "any"))
     if not np.isfinite(a).all():
         fail(name, value, "finite numbers only (no NaN, no infinity)")
+    if above is not None and (a <= above).any():
+        fail(name, value, f"numbers above {above}")
+    if at_least is not None and (a < at_least).any():
+        fail(name, value, f"numbers of at least {at_least}")
     return a

@@ -137,10 +137,7 @@ def _on_numpy(objective):
     """v (P,) -> H v (P,), both float64 arrays."""
     like = objective.w
     return lambda v: (
-        objective.product(torch.from_numpy(np.array(v, np.float64)).to(like).reshape(-1))
-        .double()
-        .cpu()
-        .numpy()
+        objective.product(torch.from_numpy(np.array(v, np.float64)).to(like).reshape(-1)).double().cpu().numpy()
     )
 
 
@@ -178,9 +175,7 @@ def hessian(model, loss, x, y, *, micro_batch=1024):
 def _dense(objective):
     size = len(objective.w)
     if size > DENSE:
-        fail(
-            "parameters", size, f"at most {DENSE} for a whole Hessian; use hessian_vector or top_eigenvalues"
-        )
+        fail("parameters", size, f"at most {DENSE} for a whole Hessian; use hessian_vector or top_eigenvalues")
     product = _on_numpy(objective)
     return np.stack([product(row) for row in np.eye(size)])
 
@@ -276,9 +271,7 @@ def trace(model, loss, x, y, probes=64, *, deflate=0, seed=0, micro_batch=1024):
     return hutchinson(_on_numpy(objective), len(objective.w), probes, deflate=deflate, seed=seed)
 
 
-def sharpness(
-    model, loss, x, y, *, kind="keskar", radius=1e-3, iterations=10, starts=3, seed=0, micro_batch=1024
-):
+def sharpness(model, loss, x, y, *, kind="keskar", radius=1e-3, iterations=10, starts=3, seed=0, micro_batch=1024):
     """How far the loss can rise in a small box around the parameters w, as a ``Sharpness``.
 
     ``kind="keskar"``: 100 (max L(w + d) - L(w)) / (1 + L(w)), in percent, over |d_i| <= radius (|w_i| + 1):
@@ -329,9 +322,7 @@ def sharpness(
         if scale > 0:
             settings = {"maxiter": iterations, "gtol": 0.0, "ftol": 1e-12}
             bounds = optimize.Bounds(-np.ones(len(w)), np.ones(len(w)))
-            optimize.minimize(
-                downhill, start, (scale,), "L-BFGS-B", jac=True, bounds=bounds, options=settings
-            )
+            optimize.minimize(downhill, start, (scale,), "L-BFGS-B", jac=True, bounds=bounds, options=settings)
         if not np.isfinite(worst):
             fail("radius", radius, "a box in which the loss is finite")
     rise = worst - here

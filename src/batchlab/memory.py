@@ -105,9 +105,7 @@ def _step(model, loss, optimiser, x, y, micro_batch, autocast, counted=False):
     most = 0
     for xb, yb in zip(x.split(micro_batch), y.split(micro_batch), strict=True):
         # No hooks in an ordinary step: they would hold tensors longer than training does.
-        watch = (
-            _saved([*model.parameters(), *model.buffers(), x, y]) if counted else contextlib.nullcontext({})
-        )
+        watch = _saved([*model.parameters(), *model.buffers(), x, y]) if counted else contextlib.nullcontext({})
         cast = torch.autocast(x.device.type, dtype=autocast) if autocast else contextlib.nullcontext()
         with watch as saved, cast:
             value = loss(model(xb), yb)
@@ -204,9 +202,7 @@ def out_of_memory(error):
     """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    words = (
-        "DefaultCPUAllocator:|MPS backend out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
-    )
+    words = "DefaultCPUAllocator:|MPS backend out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
     return isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
 
 

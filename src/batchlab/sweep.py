@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import islice
 
 import joblib
+import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -185,10 +186,9 @@ def _one(run):
 
 
 def _table(grid, done):
-    import pandas  # a quarter of a second that importing batchlab should not cost
 
     rows = []
     for run, lane in zip(grid, done, strict=True):
         name = {"batch_size": run.batch_size, "lr": run.lr, "seed": run.seed}
         rows += [name | {"diverged": lane.diverged, "reached": lane.reached} | row for row in lane.rows]
-    return pandas.DataFrame(rows)
+    return pd.DataFrame(rows)
