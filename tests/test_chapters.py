@@ -21,6 +21,11 @@ def test_chapter_keeps_the_form(path):
     assert chapters.faults(path) == []
 
 
+def test_the_front_picture_is_what_its_chapter_drew():
+    chapter, name, path = chapters.FRONT
+    assert path.read_bytes() == chapters.picture(ROOT / "chapters" / f"{chapter}.ipynb", name)
+
+
 def output(text="1.50 s", name="stdout"):
     return v4.new_output("stream", text=text, name=name)
 

@@ -9,6 +9,7 @@ committed chapter to that.
 """
 
 import argparse
+import base64
 import hashlib
 import re
 from pathlib import Path
@@ -38,6 +39,9 @@ except ModuleNotFoundError as missing:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", package]
     subprocess.run(pip, check=True)
     import batchlab as bl"""
+
+# The front page and the README show this figure, in this file: a copy of what the chapter drew.
+FRONT = ("04-throughput", "fig-steps-law", CHAPTERS.parent / "book" / "_static" / "question.png")
 
 KERNEL = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -152,7 +156,18 @@ def execute(paths):
             resources=resources,
         ).execute()
         Path(path).write_text(dumped(normalised(notebook)), encoding="utf-8", newline="\n")
+        if Path(path).stem == FRONT[0]:
+            FRONT[2].write_bytes(picture(path, FRONT[1]))
         print(f"{path}: " + ("; ".join(faults(path)) or "stored"))
+
+
+def picture(path, name):
+    """Return the PNG of the figure called ``name`` in a chapter's stored outputs."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") == name:
+            images = [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
+            return base64.b64decode(images[0])
+    raise ValueError(f"{path} has no figure called {name!r}")
 
 
 def stamped(notebook, repository):
