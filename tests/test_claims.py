@@ -81,6 +81,12 @@ def test_a_card_carries_its_evidence_and_marks_every_approximate_number(ledger):
     assert "<b>" not in data["text/html"]
 
 
+@pytest.mark.parametrize(("condition", "bound", "shown"), [("below", 0.5, "≈ 0"), ("equals", 0, "0")])
+def test_only_exact_facts_are_printed_as_exact(ledger, condition, bound, shown):
+    ledger(wetness=STATISTIC | {condition: bound})
+    assert f"wetness: {shown}, required" in repr(claims.check("water-is-wet", wetness=(0, (0, 0))))
+
+
 @pytest.mark.parametrize(
     ("claim_id", "measured", "named"),
     [
