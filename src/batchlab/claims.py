@@ -194,7 +194,7 @@ class Card:
 def _value(statistic, m):
     """The measured value in words, with as many digits as it takes to tell the interval's ends apart.
 
-    Only what the ledger calls exact (``equals``) is printed without ``≈``, the sign of a number that may differ elsewhere.
+    Only what the ledger calls exact (``equals``) is printed without ``≈``, the sign of what may differ elsewhere.
     """
     if statistic.condition == "equals":
         return f"{m['estimate']:g}"
