@@ -339,6 +339,14 @@ def test_where_the_data_say_nothing_the_interval_says_so():
     assert all(f.low >= 0 for f in found)
 
 
+def test_gradients_that_are_all_alike_have_noise_scale_zero():
+    found = measure_planted(np.ones((20, 3)))
+    assert found.b_simple == noise.Estimate(0.0, 0.0, 0.0)
+    assert found.squared_norm.estimate == pytest.approx(3.0)
+    nothing = measure_planted(np.zeros((20, 3))).b_simple
+    assert math.isnan(nothing.estimate) and nothing.low == 0 and math.isinf(nothing.high)
+
+
 def test_a_gradient_along_the_noisiest_direction_is_the_known_weak_spot():
     """What the docstring warns of, held so that the warning stays true."""
     eigenvalues = 1 / np.arange(1, 65)

@@ -17,25 +17,14 @@ Where the data cannot tell G from zero, the upper end of a noise scale's interva
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
-from scipy import special, stats
 
-from batchlab._check import array, count, fail, number, one_of
-from batchlab._probe import check_batch, check_deterministic, check_mean_loss, check_model, first_odd
-
-AT_ONCE = 1024  # examples whose gradients are held at once, where memory allows more
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95% interval."""
-
-    estimate: float
-    low: float
-    high: float
+from batchlab._check import array, count, fail, one_of
+from batchlab._gradients import AT_ONCE, at_least_single, at_once, checked, gradients, products
+from batchlab._probe import check_batch, check_deterministic, first_odd
+from batchlab._ratio import Estimate, Parts, estimates, fieller, ratio, student_t
 
 
 @dataclass(frozen=True)
@@ -71,9 +60,9 @@ def per_example_gradients(model, loss, x, y, memory=2**28):
     tensor([[ -2.,  -4.],
             [-24.,  -6.]])
     """
-    objective, w = _objective(model, loss, x, y)
+    objective, w = checked(model, loss, x, y)
     out = w.new_empty(len(x), len(w))
-    for start, g in _gradients(objective, w, x, y, memory):
+    for start, g in gradients(objective, w, x, y, memory):
         out[start : start + len(g)] = g
     return out
 
@@ -91,12 +80,12 @@ def batch_gradients(model, loss, x, y, batch_size, draws, seed=0, replacement=Tr
     >>> bool(torch.allclose(g[0], g[1], atol=1e-6))
     True
     """
-    objective, w = _objective(model, loss, x, y)
+    objective, w = checked(model, loss, x, y)
     one_of("replacement", replacement, (True, False))
     batch_size = count("batch_size", batch_size, at_most=None if replacement else len(x))
     draws, seed = count("draws", draws), count("seed", seed, at_least=0)
     random = np.random.default_rng(np.random.SeedSequence(seed))
-    together = max(1, min(_at_once(w, memory), AT_ONCE * 4 // batch_size))
+    together = max(1, min(at_once(w, memory), AT_ONCE * 4 // batch_size))
     gradient = torch.func.vmap(torch.func.grad(objective), (None, 0, 0))
     out = w.new_empty(draws, len(w))
     for start in range(0, draws, together):
@@ -126,10 +115,11 @@ def cosine_to_full(model, loss, x, y, batch_size, draws=200, seed=0, replacement
     """
     count("draws", draws, at_least=2)
     g = batch_gradients(model, loss, x, y, batch_size, draws, seed, replacement, memory)
-    objective, w = _objective(model, loss, x, y)
-    full = sum(part.double().sum(0) for _, part in _gradients(objective, w, x, y, memory))
-    cosine = (g.double() @ full / (g.double().norm(dim=1) * full.norm())).cpu().numpy()
-    mean, half = cosine.mean(), _t(draws - 1) * cosine.std(ddof=1) / math.sqrt(draws)
+    objective, w = checked(model, loss, x, y)
+    full = sum(part.sum(0).cpu().double() for _, part in gradients(objective, w, x, y, memory))
+    g = g.cpu().double()
+    cosine = (g @ full / (g.norm(dim=1) * full.norm())).numpy()
+    mean, half = cosine.mean(), student_t(draws - 1) * cosine.std(ddof=1) / math.sqrt(draws)
     return Estimate(float(mean), float(mean - half), float(mean + half))
 
 
@@ -148,7 +138,8 @@ def noise_scale(model, loss, x, y, population=None, curvature=False, probes=64, 
     the interval (and the estimate of tr(H Sigma), at ``probes`` Hessian-vector products), (probes + 1) P numbers.
     The interval holds the ratios that a test does not reject, after Fieller (1954), with the skewness of the estimate
     taken into account. For planted covariances of many shapes and B_simple from 1 to 10^4 it covers 93 to 98%; its weak
-    spot is a gradient that lies wholly along the noisiest direction and can barely be told from zero: 88%.
+    spot is a gradient that lies wholly along the noisiest direction and can barely be told from zero: 88%. That of
+    B_noise errs on the wide side at the usual ``probes``.
 
     Raises ValueError as ``per_example_gradients`` does, and for fewer than 4 examples.
 
@@ -159,7 +150,7 @@ def noise_scale(model, loss, x, y, population=None, curvature=False, probes=64, 
     >>> found.low < 4.0 < found.high  # least_squares.noise_scales([1, 1, 1], [1, 1, 1])
     True
     """
-    objective, w = _objective(model, loss, x, y)
+    objective, w = checked(model, loss, x, y)
     n = len(x)
     if n < 4:
         fail("len(x)", n, "at least 4 examples")
@@ -170,7 +161,7 @@ def noise_scale(model, loss, x, y, population=None, curvature=False, probes=64, 
     mix = torch.from_numpy(_mixing(n, probes, count("seed", seed, at_least=0))).to(w.device, wide)
 
     mixed, squares, shift = torch.zeros(probes + 1, len(w), device=w.device, dtype=wide), [], None
-    for start, g in _gradients(objective, w, x, y, memory):
+    for start, g in gradients(objective, w, x, y, memory):
         # Around a point near the mean, so that a covariance far smaller than the mean survives rounding.
         shift = g.mean(0) if shift is None else shift
         g -= shift
@@ -186,28 +177,12 @@ def noise_scale(model, loss, x, y, population=None, curvature=False, probes=64, 
     moves = trace_moves.cpu().numpy()
     left = 1 - n / population
     covariance = left * 2 * np.mean(moves * gram[0, 1:]) / n**1.5
-    parts = _Parts(gram, n, left, trace, left * np.mean(moves**2) / n, covariance)
+    parts = Parts(gram, n, left, trace, left * np.mean(moves**2) / n, covariance)
     size = 1 - 1 / population  # Sigma divides by the population, the unbiased trace by one less
     b_noise = None
     if curvature:
-        b_noise = _b_noise(mixed, _products(objective, w, x, y, mixed, memory), parts, size)
-    return NoiseScale(*_estimates(parts, size), b_noise)
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What an interval is made of: the Gram matrix of sqrt(n) x the mean (row 0) and of probes of Sigma (other rows),
-    n, the share of the variance that sampling leaves, tr Sigma, its estimate's variance and covariance with |G|^2's."""
-
-    gram: np.ndarray
-    n: int
-    left: float
-    trace: float
-    trace_variance: float
-    covariance: float
-
-    def squared_norm(self):
-        return (self.gram[0, 0] / self.n) - self.left * self.trace / self.n
+        b_noise = _b_noise(mixed, *products(objective, w, x, y, mixed, seed), parts, size)
+    return NoiseScale(*estimates(parts, size), b_noise)
 
 
 def _mixing(n, probes, seed):
@@ -219,102 +194,32 @@ def _mixing(n, probes, seed):
     return rows * np.sign(rows[0, 0])
 
 
-def _estimates(parts, size):
-    """(|G|^2, tr Sigma, B_simple) as ``Estimate``s."""
-    norm = parts.squared_norm()
-    half_norm = _t(len(parts.gram) - 1) * math.sqrt(_spread(parts)[0](max(norm, 0.0)))
-    half_trace = _t(len(parts.gram) - 1) * math.sqrt(parts.trace_variance)
-    ratio = _ratio(parts)
-    return (
-        Estimate(float(norm), float(norm - half_norm), float(norm + half_norm)),
-        *(
-            Estimate(*(float(size * v) for v in three))
-            for three in ((parts.trace, parts.trace - half_trace, parts.trace + half_trace), ratio)
-        ),
-    )
+def _b_noise(mixed, bent, forms, parts, size):
+    """B_noise: as B_simple, with u'Hv in the place of u'v. tr(H Sigma) is the mean over the probes of u'Hu.
 
-
-def _spread(parts):
-    """Two functions of |G|^2: the variance of its estimate, and its third cumulant.
-
-    With z ~ N(0, Sigma / n) the estimate is |G|^2 + 2 G'z + |z|^2 - E|z|^2: its variance is 4 G'Sigma G / n +
-    2 tr Sigma^2 / n^2 and its third cumulant 24 G'Sigma^2 G / n^2 + 8 tr Sigma^3 / n^3. The variance along G is taken
-    along its estimate.
+    tr Sigma is known without probes, so how far the probes miss it tells how far they miss tr(H Sigma): a control
+    variate, which for H = I leaves no error of probing. H is estimated too: ``forms`` (pieces, probes + 1) are the u'Hu
+    of pieces of the data. The interval leaves out what the control variate gains, to make up for the correlation of
+    the errors of H and of the gradients, which is left out as well: it errs on the wide side.
     """
-    n, f, d = parts.n, parts.left, len(parts.gram) - 1
-    pairs = parts.gram[1:, 1:] * (1 - np.eye(d))
-    square = (pairs**2).sum() / (d * (d - 1))
-    cube = max(np.einsum("ij,ji->", pairs @ pairs, pairs) / (d * (d - 1) * (d - 2)), 0.0)
-    along = np.mean(parts.gram[0, 1:] ** 2) / parts.gram[0, 0] if parts.gram[0, 0] > 0 else 0.0
-
-    def variance(norm):
-        return f * 4 * norm * along / n + f**2 * 2 * square / n**2
-
-    def third(norm):
-        return f**2 * 24 * norm * along**2 / n**2 + f**3 * 8 * cube / n**3
-
-    return variance, third
-
-
-def _ratio(parts):
-    """(estimate, low, high) of trace / |G|^2: the ratios 1 / share at which norm - share * trace is not far from 0."""
-    norm, trace = parts.squared_norm(), parts.trace
-    variance, third = _spread(parts)
-    tail = special.ndtr(-_t(len(parts.gram) - 1))
-
-    def below(share):
-        """The probability of a smaller value of norm - share * trace, where |G|^2 is share * trace."""
-        v = variance(share * trace)
-        bound = math.sqrt(v * parts.trace_variance)
-        covariance = min(max(parts.covariance, -bound), bound)
-        v = v - 2 * share * covariance + share**2 * parts.trace_variance
-        gap = norm - share * trace
-        return float(gap >= 0) if v <= 0 else _skewed_cdf(gap / math.sqrt(v), third(share * trace) / v**1.5)
-
-    estimate = trace / norm if norm > 0 else math.nan
-    if parts.left == 0 and parts.trace_variance == 0:  # all there is was measured
-        return (estimate, estimate, estimate) if norm > 0 else (math.nan, 0.0, math.inf)
-    at_infinity = below(0.0)
-    if at_infinity < tail:  # further below zero than any |G|^2 explains: the data say nothing
-        return estimate, 0.0, math.inf
-    high = math.inf if at_infinity < 1 - tail else 1 / _falls_to(below, 1 - tail, norm / trace)
-    return estimate, 1 / _falls_to(below, tail, abs(norm) / trace), high
-
-
-def _falls_to(function, level, start):
-    """The argument at which a falling function of a positive number is ``level``, found by bisection from ``start``."""
-    low = high = start if start > 0 else 1.0
-    while function(low) < level and low > 1e-300:
-        low /= 4
-    while function(high) > level and high < 1e300:
-        high *= 4
-    for _ in range(60):
-        middle = math.sqrt(low) * math.sqrt(high)
-        low, high = (middle, high) if function(middle) > level else (low, middle)
-    return high
-
-
-def _skewed_cdf(z, skewness):
-    """P(Z <= z) of a gamma variable shifted and scaled to mean 0, variance 1 and this skewness >= 0 (Pearson III)."""
-    if skewness < 1e-3:
-        return float(special.ndtr(z))
-    shape = 4 / skewness**2
-    return float(special.gammainc(shape, max(shape + z * math.sqrt(shape), 0.0)))
-
-
-def _b_noise(mixed, products, parts, size):
-    """B_noise: as B_simple, with u'Hv in the place of u'v. tr(H Sigma) is the mean over the probes of u'Hu."""
-    gram = (mixed @ products.T).cpu().numpy()
+    gram = (mixed @ bent.T).cpu().numpy()
     gram = (gram + gram.T) / 2
-    own = np.diag(gram)[1:]
-    trace, d = own.mean(), len(own)
-    # Finite probes leave an error whatever was sampled; sampling adds its own, taken as for tr Sigma.
-    sampled = parts.trace_variance * (trace / parts.trace) ** 2 if parts.trace > 0 else 0.0
-    along = _Parts(gram, parts.n, parts.left, trace, own.var(ddof=1) / d + sampled, 0.0)
+    own, plain = np.diag(gram)[1:], np.diag(parts.gram)[1:]
+    slope = np.cov(own, plain)[0, 1] / plain.var(ddof=1) if plain.var() > 0 else 0.0
+    trace = own.mean() - slope * (plain.mean() - parts.trace)
+    probing = own.var(ddof=1) / len(own)
+    # What sampling adds to the error of probing is taken in proportion to its part in tr Sigma and |G|^2.
+    share = trace / parts.trace if parts.trace > 0 else 0.0
+    stretch = gram[0, 0] / parts.gram[0, 0] if parts.gram[0, 0] > 0 else 0.0
+    traces = forms[:, 1:].mean(1)
+    hessian = parts.left * np.cov(traces, (forms[:, 0] - parts.left * traces) / parts.n) / len(forms)
+    variance = probing + parts.trace_variance * share**2 + hessian[0, 0]
+    covariance = parts.covariance * share * stretch + hessian[0, 1]
+    along = Parts(gram, parts.n, parts.left, trace, variance, covariance, hessian[1, 1])
     if trace <= 0 or gram[0, 0] <= 0:  # a Hessian that curves downwards along the noise or the gradient
         norm = along.squared_norm()
         return Estimate(float(size * trace / norm) if norm > 0 else math.nan, -math.inf, math.inf)
-    return Estimate(*(float(size * v) for v in _ratio(along)))
+    return ratio(along).times(size)
 
 
 # --- Noise scales from the squared norms of two batch sizes ----------------------------------------------------------
@@ -344,7 +249,7 @@ def norm_pair(model, loss, x, y, micro_batch):
     for xb, yb in zip(x.split(micro_batch), y.split(micro_batch), strict=True):
         # Plain autograd: for a few large pieces it is several times faster than vmap.
         pieces = torch.autograd.grad(loss(model(xb), yb), trained, materialize_grads=True)
-        g = _at_least_single(torch.cat([piece.reshape(-1) for piece in pieces]))
+        g = at_least_single(torch.cat([piece.reshape(-1) for piece in pieces]))
         total, small = total + g, small + g.dot(g)
     parts = examples // micro_batch
     small, big = float(small / parts), float(total.dot(total) / parts**2)
@@ -393,99 +298,12 @@ def two_batch(small_squared, big_squared, micro_batch, batch_size, population=No
     apart = share(micro_batch) - share(batch_size)
     trace = (small - big) / apart
     norm = (big * share(micro_batch) - small * share(batch_size)) / apart
-    t, steps = _t(len(small) - 1), len(small)
+    t, steps = student_t(len(small) - 1), len(small)
     covariance = np.cov(np.stack([trace, norm])) / steps
     mean_trace, mean_norm = trace.mean(), norm.mean()
     half_trace, half_norm = t * np.sqrt(np.diag(covariance))
     return NoiseScale(
         Estimate(float(mean_norm), float(mean_norm - half_norm), float(mean_norm + half_norm)),
         Estimate(float(mean_trace), float(mean_trace - half_trace), float(mean_trace + half_trace)),
-        Estimate(*_fieller(mean_trace, mean_norm, covariance, t)),
+        fieller(mean_trace, mean_norm, covariance, t),
     )
-
-
-def _fieller(top, bottom, covariance, t):
-    """(top / bottom, low, high): the ratios r >= 0 with (top - r bottom)^2 <= t^2 var(top - r bottom) (Fieller, 1954).
-
-    NaN where ``bottom`` is not above 0, and an infinite end where it cannot be told from 0.
-    """
-    estimate = float(top / bottom) if bottom > 0 else math.nan
-    a = bottom**2 - t**2 * covariance[1, 1]
-    b = top * bottom - t**2 * covariance[0, 1]
-    c = top**2 - t**2 * covariance[0, 0]
-    if a > 0 and bottom < 0 or c < 0 and a < 0:  # bottom surely below 0, or neither can be told from 0
-        return estimate, 0.0, math.inf
-    root = math.sqrt(max(b * b - a * c, 0.0))
-    if a > 0:
-        return estimate, float((b - root) / a), float((b + root) / a)
-    if a == 0:
-        return estimate, float(c / (2 * b)) if b > 0 else 0.0, math.inf
-    return estimate, float(max((b - root) / a, (b + root) / a)), math.inf
-
-
-# --- What both stand on ----------------------------------------------------------------------------------------------
-
-
-@cache
-def _t(degrees):
-    return float(stats.t.ppf(0.975, degrees))
-
-
-def _flat(model, loss):
-    """(f, w) with f(w, x, y) the loss of the model at the flat parameters w; nothing of the model is changed."""
-    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    held = {n: t.detach() for n, t in [*model.named_parameters(), *model.named_buffers()] if n not in trained}
-    w = torch.cat([p.reshape(-1) for p in trained.values()])
-    sizes, shapes = [p.numel() for p in trained.values()], [p.shape for p in trained.values()]
-
-    def objective(w, x, y):
-        parts = {n: part.view(s) for n, part, s in zip(trained, w.split(sizes), shapes, strict=True)}
-        return loss(torch.func.functional_call(model, {**parts, **held}, (x,)), y)
-
-    return objective, w
-
-
-def _objective(model, loss, x, y):
-    check_model(model, loss)
-    check_batch(x, y)
-    check_deterministic(model)
-    objective, w = _flat(model, loss)
-    check_mean_loss(lambda xb, yb: objective(w, xb, yb), x, y)
-    return objective, w
-
-
-def _at_once(w, memory):
-    """How many gradients fit in half of ``memory``; the other half is for what computes them."""
-    one = 2 * w.numel() * w.element_size()
-    if number("memory", memory, above=0) < one:
-        fail("memory", memory, f"at least {one} bytes, for one gradient of {w.numel()} parameters and its workings")
-    return int(memory // one)
-
-
-def _at_least_single(g):
-    """Half-precision gradients as float32: sums of their squares need the digits."""
-    return g.to(torch.promote_types(g.dtype, torch.float32))
-
-
-def _gradients(objective, w, x, y, memory):
-    """Yield (start, g) with g (n, P) the gradients of the examples from ``start`` on, a chunk at a time."""
-    together = min(_at_once(w, memory), AT_ONCE)
-    gradient = torch.func.vmap(torch.func.grad(lambda w, x, y: objective(w, x[None], y[None])), (None, 0, 0))
-    for start in range(0, len(x), together):
-        g = _at_least_single(gradient(w, x[start : start + together], y[start : start + together]).detach())
-        if not torch.isfinite(g.sum()) and not torch.isfinite(g).all():  # the sum is one cheap pass
-            row = int((~torch.isfinite(g)).any(1).nonzero()[0, 0])
-            fail(f"the gradient of example {start + row}", first_odd(g[row]), "finite numbers only")
-        yield start, g
-
-
-def _products(objective, w, x, y, vectors, memory):
-    """H v for each row v of ``vectors`` (k, P), H the Hessian of the mean loss over all examples."""
-    out = torch.zeros_like(vectors)
-    for xb, yb in zip(x.split(2 * AT_ONCE), y.split(2 * AT_ONCE), strict=True):
-        pull = torch.func.vjp(torch.func.grad(lambda u: objective(u, xb, yb)), w)[1]  # noqa: B023
-        for i, v in enumerate(vectors):
-            out[i] += len(xb) / len(x) * pull(v.to(w.dtype))[0].detach()
-    if not torch.isfinite(out).all():
-        fail("H v", first_odd(out), "finite numbers only: the loss has no second derivative here")
-    return out
