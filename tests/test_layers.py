@@ -9,7 +9,8 @@ from conftest import ROOT
 PACKAGE = ROOT / "src" / "batchlab"
 FLOORS = {
     "_check": -2,
-    **dict.fromkeys(["_seeds", "_probe", "_steps"], -1),
+    **dict.fromkeys(["_seeds", "_probe", "_steps", "_ratio"], -1),
+    "_gradients": -0.5,
     **dict.fromkeys(["theory", "least_squares", "noisy_quadratic", "stats", "dataset"], 0),
     **dict.fromkeys(["data", "models", "optim", "schedules"], 1),
     "step": 1.5,
