@@ -9,7 +9,10 @@ endif
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SITE   := _build/html/index.html
 PAGES  := $(wildcard _config.yml _toc.yml) $(shell find book chapters src -type f -not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*')
+# Two processes test on two cores. One thread each, for the chapters' matrices are small: more threads only wait for each
+# other, and where something else runs beside them they wait long.
 WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: book test lab execute bench lint clean help
@@ -21,16 +24,16 @@ help: ## list the targets
 book: $(SITE) ## build the book as HTML (sets up .venv the first time) and print where it is
 	@echo "The book is at file://$(CURDIR)/$(SITE)"
 
-test: $(VENV)/.test ## package, every notebook, the built site in a browser, style: everything CI checks
+test: $(VENV)/.test lint ## package, every notebook, the built site in a browser, style: everything CI checks
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
 
 lab: $(VENV)/.tools ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir chapters
 
 execute: $(VENV)/.book ## run every notebook in place and store its outputs (make execute CHAPTERS=chapters/01-*.ipynb for one)
-	$(BIN)/python book/_ext/execute.py $(CHAPTERS)
+	$(BIN)/python book/_ext/chapters.py execute $(CHAPTERS)
 
-bench: $(VENV)/.test ## run the benchmarks, one table a script
+bench: $(VENV)/.bench ## run the benchmarks, one table a script
 	@for script in benchmarks/*.py; do [ -e "$$script" ] || { echo "no benchmarks yet"; break; }; $(BIN)/python "$$script" || exit 1; done
 
 lint: $(VENV)/.test ## style of code and notebooks, spelling
@@ -43,8 +46,8 @@ clean: ## remove what was built; .venv stays
 
 # A build with warnings is no build; always from a clean directory, since Sphinx repeats no warning for a page it kept.
 $(SITE): $(VENV)/.book $(PAGES)
-	rm -rf _build/html _build/.doctrees
-	$(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet || { rm -rf _build/html; exit 1; }
+	@rm -rf _build/html _build/.doctrees
+	@$(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet >/dev/null || { rm -f $@; exit 1; }
 	@touch $@
 
 $(VENV)/.book: pyproject.toml constraints.txt
@@ -54,6 +57,10 @@ $(VENV)/.book: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.book
 	$(PIP) --editable ".[test]"
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(PIP) --editable ".[bench]"
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.book

@@ -76,9 +76,15 @@ def test_a_card_carries_its_evidence_and_marks_every_approximate_number(ledger):
     assert metadata["batchlab"] == {"claim": "water-is-wet", "measured": evidence, "note": "10 seeds <b>"}
     for text in (data["text/plain"], data["text/html"]):
         assert "holds" in text.lower()
-        for number in ("0.8123", "0.7001", "0.9002"):
+        for number in ("0.812", "0.7", "0.9"):
             assert f"≈ {number}" in text
     assert "<b>" not in data["text/html"]
+
+
+@pytest.mark.parametrize(("condition", "bound", "shown"), [("below", 0.5, "≈ 0"), ("equals", 0, "0")])
+def test_only_exact_facts_are_printed_as_exact(ledger, condition, bound, shown):
+    ledger(wetness=STATISTIC | {condition: bound})
+    assert f"wetness: {shown}, required" in repr(claims.check("water-is-wet", wetness=(0, (0, 0))))
 
 
 @pytest.mark.parametrize(

@@ -46,14 +46,14 @@ def test_values_alike_for_numbers_arrays_and_tensors(schedule, expected, example
     assert type(number) is float and number == pytest.approx(expected(examples), abs=1e-12)
     array = schedule(np.array([examples, 0]), 64)
     assert isinstance(array, np.ndarray) and array[0] == pytest.approx(number, abs=1e-12)
-    for dtype in (torch.int64, torch.float64):
+    for dtype, rounding in ((torch.int64, 1e-6), (torch.float64, 1e-12)):  # int64 gives a float32 multiplier
         tensor = schedule(torch.tensor([examples, 0], dtype=dtype), 64)
-        assert isinstance(tensor, torch.Tensor) and tensor[0].item() == pytest.approx(number, rel=1e-6)
+        assert isinstance(tensor, torch.Tensor) and tensor[0].item() == pytest.approx(number, abs=rounding)
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=repr)
 def test_repr_hash_and_pickle_are_stable(schedule):
-    again = eval(repr(schedule).replace("product(schedules=", "product(*"), vars(sc))
+    again = eval(repr(schedule), vars(sc))
     assert again == schedule and hash(again) == hash(schedule) and repr(again) == repr(schedule)
     assert pickle.loads(pickle.dumps(schedule)) == schedule
 

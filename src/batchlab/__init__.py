@@ -4,21 +4,43 @@
 matplotlib; a notebook that draws says ``from batchlab import plot``.
 """
 
-from batchlab import claims, data, models, optim, schedules, stats, step, theory, train
+from batchlab import (
+    claims,
+    curvature,
+    data,
+    least_squares,
+    memory,
+    models,
+    noise,
+    noisy_quadratic,
+    optim,
+    outcomes,
+    schedules,
+    stats,
+    theory,
+    throughput,
+)
+from batchlab.sweep import sweep
 from batchlab.train import History, Run, fit
 
 __all__ = [
     "History",
     "Run",
     "claims",
+    "curvature",
     "data",
     "fit",
+    "least_squares",
+    "memory",
     "models",
+    "noise",
+    "noisy_quadratic",
     "optim",
+    "outcomes",
     "schedules",
     "stats",
-    "step",
+    "sweep",
     "theory",
-    "train",
+    "throughput",
 ]
 __version__ = "0.1.0"

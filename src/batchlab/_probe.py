@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ._check import fail
+from batchlab._check import fail
 
 
 def first_odd(tensor):
@@ -122,10 +122,7 @@ def preserved(model, optimiser):
     saved = [t.detach().to("cpu", copy=True) for t in tensors]
     grads = [None if p.grad is None else p.grad.detach().to("cpu", copy=True) for p in model.parameters()]
     state = {
-        p: {
-            k: (v, v.detach().to("cpu", copy=True) if isinstance(v, torch.Tensor) else v)
-            for k, v in s.items()
-        }
+        p: {k: (v, v.detach().to("cpu", copy=True) if isinstance(v, torch.Tensor) else v) for k, v in s.items()}
         for p, s in optimiser.state.items()
     }
     groups = [dict(group) for group in optimiser.param_groups]

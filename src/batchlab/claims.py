@@ -165,14 +165,14 @@ class Card:
     def __repr__(self):
         says = textwrap.fill(self.claim.says, 96, initial_indent="  ", subsequent_indent="  ")
         lines = [f"{self.claim.id}: {VERDICTS[self.claim.verdict].upper()}", says]
-        lines += [f"  {s.name}: {_interval(m)}, required: {s.requirement}" for s, m in self._rows()]
+        lines += [f"  {s.name}: {_value(s, m)}, required: {s.requirement}" for s, m in self._rows()]
         return "\n".join(lines + ([f"  {self.note}"] if self.note else []))
 
     def _repr_html_(self):
         c = self.claim
         articles = "article " + c.articles[0] if len(c.articles) == 1 else "articles " + ", ".join(c.articles)
         rows = "".join(
-            f"<tr><th scope='row'>{html.escape(s.means)}</th><td>{_interval(m)}</td><td>{s.requirement}</td></tr>"
+            f"<tr><th scope='row'>{html.escape(s.means)}</th><td>{_value(s, m)}</td><td>{s.requirement}</td></tr>"
             for s, m in self._rows()
         )
         return (
@@ -181,7 +181,7 @@ class Card:
             f"<strong class='claim-verdict'>{VERDICTS[c.verdict]}</strong></p>"
             f"<p class='claim-says'>{html.escape(c.says)}</p>"
             f"<table><thead><tr><th scope='col'>measured</th><th scope='col'>value</th>"
-            f"<th scope='col'>the verdict needs</th></tr></thead><tbody>{rows}</tbody></table>"
+            f"<th scope='col'>required</th></tr></thead><tbody>{rows}</tbody></table>"
             + (f"<p class='claim-note'>{html.escape(self.note)}</p>" if self.note else "")
             + "</div>"
         )
@@ -191,10 +191,18 @@ class Card:
         return {"text/plain": repr(self), "text/html": self._repr_html_()}, {"batchlab": evidence}
 
 
-def _interval(m):
+def _value(statistic, m):
+    """The measured value in words, with as many digits as it takes to tell the interval's ends apart.
+
+    Only what the ledger calls exact (``equals``) is printed without ``≈``, the sign of what may differ elsewhere.
+    """
+    if statistic.condition == "equals":
+        return f"{m['estimate']:g}"
     if m["low"] == m["high"]:
-        return f"≈ {m['estimate']:.4g}" if m["estimate"] % 1 else f"{m['estimate']:g}"
-    return f"≈ {m['estimate']:.4g}, from ≈ {m['low']:.4g} to ≈ {m['high']:.4g}"
+        return f"≈ {m['estimate']:.4g}"
+    digits = next((d for d in range(3, 15) if f"{m['low']:.{d}g}" != f"{m['high']:.{d}g}"), 15)
+    estimate, low, high = (f"≈ {m[end]:.{digits}g}" for end in ("estimate", "low", "high"))
+    return f"{estimate}, from {low} to {high}"
 
 
 def check(claim_id, note="", **measured):

@@ -11,10 +11,11 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 import torch
 
 from batchlab._check import array, count, fail, number
-from batchlab._random import generator, whole
+from batchlab._seeds import generator, whole
 from batchlab.dataset import ORDERS, Dataset, epoch_order, fingerprint, index_stream
 
 __all__ = [
@@ -143,11 +144,9 @@ def openml(name, *, version=1, seed=0, val=0.1, test=0.2, cache=None):
         ) from error
     if x.isna().any(axis=None) or y.isna().any():
         fail("data", name, "a set without missing values")
-    import pandas
-
     numeric = x.select_dtypes("number").to_numpy(np.float64)
     pixels = numeric.shape[1] == x.shape[1] > 1 and numeric.min() >= 0 and numeric.max() == 255
-    x = numeric if pixels else pandas.get_dummies(x, dtype=float).to_numpy(np.float64)
+    x = numeric if pixels else pd.get_dummies(x, dtype=float).to_numpy(np.float64)
     names, labels = np.unique(y.astype(str).to_numpy(), return_inverse=True)
     sizes = max(1, round(val * len(x))), max(1, round(test * len(x)))
     parts = _standardised(_split(seed, x, labels, *sizes), each_feature=not pixels)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from batchlab._check import count, fail, one_of
-from batchlab._random import generator
+from batchlab._seeds import generator
 
 ORDERS = ("reshuffle", "replacement", "fixed")
 

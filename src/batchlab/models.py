@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from batchlab._check import count, fail, number, one_of
-from batchlab._random import whole
+from batchlab._seeds import whole
 
 NORMS = ("none", "layer", "group", "batch")
 

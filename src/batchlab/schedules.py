@@ -45,7 +45,7 @@ class step:
         number("factor", self.factor, above=0)
 
     def __call__(self, examples, batch_size=None):
-        return self.factor ** sum((examples >= bound) * 1.0 for bound in self.at)
+        return self.factor ** sum(_passed(examples, bound) for bound in self.at)
 
 
 @dataclass(frozen=True)
@@ -174,11 +174,11 @@ class stages:
     def __call__(self, examples, batch_size=None):
         value = examples * 0 + float(self.factors[0])
         for before, after, bound in zip(self.factors[:-1], self.factors[1:], self.at, strict=True):
-            value = value + (after - before) * ((examples >= bound) * 1.0)
+            value = value + (after - before) * _passed(examples, bound)
         return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class product:
     """Several schedules multiplied: ``product(warmup(1000), cosine(50_000))``.
 
@@ -194,11 +194,18 @@ class product:
                 fail("schedules", schedule, "functions of the examples seen and the batch size")
         object.__setattr__(self, "schedules", schedules)
 
+    def __repr__(self):
+        return f"product({', '.join(map(repr, self.schedules))})"
+
     def __call__(self, examples, batch_size=None):
         return math.prod(schedule(examples, batch_size) for schedule in self.schedules)
 
 
 # Numbers stay Python floats, so that a table or a doctest does not fill with numpy scalars.
+
+
+def _passed(examples, bound):
+    return (examples >= bound) * (examples * 0 + 1.0)  # 0 or 1, in the precision of examples
 
 
 def _clipped(share):

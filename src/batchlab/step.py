@@ -66,16 +66,18 @@ def _moved(tensor, device, dtype):
     return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
 
+@torch.no_grad()
 def _check_outputs(run, model, params, buffers, x, y):
     model.eval()
-    with torch.no_grad():
-        outputs = functional_call(model, (params, buffers), (x,))
+    outputs = functional_call(model, (params, buffers), (x,))
     if not isinstance(outputs, torch.Tensor):
         fail("model output", type(outputs).__name__, "a tensor")
     got, want = tuple(outputs.shape[1:]), tuple(y.shape[1:])
     if run.data.classes is not None and run.loss == "cross_entropy":
         want = (*want, run.data.classes)
-    if len(outputs) != len(x) or (got != want and not (callable(run.loss) and got[-1:] != (1,))):
+    # a loss of the reader's own may take other shapes, but none that broadcasts (N, 1) against (N,) to (N, N)
+    free = callable(run.loss) and got[-1:] != (1,) and (*got, 1) != want
+    if len(outputs) != len(x) or (got != want and not free):
         fail("model output shape", ("N", *got), f"{('N', *want)}, to go with targets {('N', *y.shape[1:])}")
     loss = loss_of(run, outputs, y)
     if not isinstance(loss, torch.Tensor) or loss.ndim != 0 or not loss.is_floating_point():
@@ -87,21 +89,15 @@ def _check_pieces(run, model):
         if not isinstance(model, nn.Sequential):
             fail("checkpoint_segments", run.checkpoint_segments, "1, unless the model is an nn.Sequential")
         if run.checkpoint_segments > len(model):
-            fail(
-                "checkpoint_segments",
-                run.checkpoint_segments,
-                f"at most the {len(model)} layers of the model",
-            )
+            fail("checkpoint_segments", run.checkpoint_segments, f"at most the {len(model)} layers of the model")
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         for size in batch_sizes(run):
             piece = run.micro_batch or size
             if (size % piece or piece) == 1:
-                fail(
-                    "batch_size",
-                    run.batch_size,
-                    f"no batch or micro-batch of one example, which BatchNorm cannot normalise; {size} examples "
-                    "make one (try another size, or drop_last=True)",
+                accepted = (
+                    f"no batch or piece of one example, which BatchNorm cannot normalise, and {size} examples make"
                 )
+                fail("batch_size", run.batch_size, f"{accepted} one (try another size, or drop_last=True)")
 
 
 def batch_sizes(run):
@@ -117,7 +113,13 @@ def batch_sizes(run):
 
 
 def size_at(run, examples):
-    """The batch size after ``examples`` examples: batch_size times the schedule's multiplier, rounded."""
+    """The batch size after ``examples`` examples: batch_size times the schedule's multiplier, rounded to whole.
+
+    >>> from types import SimpleNamespace
+    >>> from batchlab import schedules
+    >>> size_at(SimpleNamespace(batch_size=8, batch_schedule=schedules.stages(factors=(1, 4), at=(100,))), 100)
+    32
+    """
     return round(run.batch_size * run.batch_schedule(examples))
 
 
@@ -129,7 +131,8 @@ def learning_rate(run, examples):
 def batches(run, seed=None, order=None):
     """Yield the indices of each step until the run's length is reached.
 
-    int64 arrays ``(b,)``, or ``(lanes, b)`` where ``seed`` is a tuple of seeds; see ``data.index_stream``.
+    int64 arrays ``(b,)``, or ``(lanes, b)`` where ``seed`` is a tuple of seeds; see ``data.index_stream``. ``order``
+    stands in for the run's own.
     """
     examples, total = 0, len(run.data.train[0])
     seed, order = run.seed if seed is None else seed, order or run.order
@@ -242,7 +245,12 @@ def average(run, averaged, params):
 
 
 def due(run, before, examples):
-    """Whether an evaluation is due: a multiple of ``evaluate_every`` lies in (before, examples]."""
+    """Whether an evaluation is due: a multiple of ``evaluate_every`` lies in (before, examples].
+
+    >>> from types import SimpleNamespace
+    >>> [due(SimpleNamespace(evaluate_every=30), before, before + 20) for before in (0, 20, 40, 60)]
+    [False, True, True, False]
+    """
     every = run.evaluate_every or len(run.data.train[0])
     return examples // every > before // every
 
@@ -254,7 +262,11 @@ def metrics(run):
 
 
 def meets(target, row):
-    """Whether a row of the table meets the target: accuracy at least, or loss at most, the value."""
+    """Whether a row of the table meets the target: accuracy at least, or loss at most, the value.
+
+    >>> meets(("val_accuracy", 0.9), {"val_accuracy": 0.91}), meets(("val_loss", 0.2), {"val_loss": 0.3})
+    (True, False)
+    """
     if target is None:
         return False
     metric, value = target

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -27,6 +28,7 @@ from batchlab.step import (
     prepare,
     rescale,
     scalar,
+    size_at,
 )
 
 PRECISIONS = ("float32", "float64", "bfloat16", "float16")
@@ -87,24 +89,23 @@ class Run:
     progress: bool = False
 
     def __post_init__(self):
+        def keep(name, value):  # as a plain Python number, so that equal runs print alike
+            object.__setattr__(self, name, value)
+
         if not isinstance(self.data, Dataset):
             fail("data", type(self.data).__name__, "a batchlab.data.Dataset")
         if isinstance(self.model, nn.Module) or not callable(self.model):
-            fail(
-                "model",
-                type(self.model).__name__,
-                "a factory: a function of a seed that returns an nn.Module",
-            )
+            fail("model", type(self.model).__name__, "a factory: a function of a seed that returns an nn.Module")
         if not isinstance(self.optimizer, Optimizer):
             fail("optimizer", self.optimizer, "a batchlab.optim.Optimizer, such as optim.sgd()")
-        number("lr", self.lr, above=0)
-        count("batch_size", self.batch_size, at_most=len(self.data.train[0]))
+        keep("lr", number("lr", self.lr, above=0))
+        keep("batch_size", count("batch_size", self.batch_size, at_most=len(self.data.train[0])))
         length = {k: getattr(self, k) for k in ("epochs", "steps", "examples") if getattr(self, k) is not None}
         if len(length) != 1:
             fail("epochs, steps, examples", length, "exactly one of the three")
         for name, value in length.items():
-            count(name, value)
-        count("seed", self.seed, at_least=0)
+            keep(name, count(name, value))
+        keep("seed", count("seed", self.seed, at_least=0))
         if not callable(self.loss):
             one_of("loss", self.loss, LOSSES)
         if (self.loss, self.data.classes is None) in (("mse", False), ("cross_entropy", True)):
@@ -114,25 +115,25 @@ class Run:
             if not callable(getattr(self, name)):
                 fail(name, getattr(self, name), "a function of the examples seen, see batchlab.schedules")
         if self.micro_batch is not None:
-            count("micro_batch", self.micro_batch, at_most=self.batch_size)
+            keep("micro_batch", count("micro_batch", self.micro_batch, at_most=self.batch_size))
             if self.batch_size % self.micro_batch:
                 fail("micro_batch", self.micro_batch, f"a divisor of batch_size = {self.batch_size}")
-        count("checkpoint_segments", self.checkpoint_segments)
+        keep("checkpoint_segments", count("checkpoint_segments", self.checkpoint_segments))
         one_of("precision", self.precision, PRECISIONS)
-        number("l1", self.l1, at_least=0)
+        keep("l1", number("l1", self.l1, at_least=0))
         if self.ema is not None:
-            number("ema", self.ema, above=0, below=1)
+            keep("ema", number("ema", self.ema, above=0, below=1))
         one_of("device", self.device, DEVICES)
         if self.evaluate_every is not None:
-            count("evaluate_every", self.evaluate_every)
+            keep("evaluate_every", count("evaluate_every", self.evaluate_every))
         if not isinstance(self.evaluate, tuple) or not set(self.evaluate) <= set(PARTS):
             fail("evaluate", self.evaluate, f"a tuple of parts from {PARTS}")
         if self.target is not None:
             if not (isinstance(self.target, tuple) and len(self.target) == 2):
                 fail("target", self.target, "a pair (metric, value)")
-            one_of("target metric", self.target[0], metrics(self))
-            number("target value", self.target[1])
-        number("loss_bound", self.loss_bound, above=0)
+            metric = one_of("target metric", self.target[0], metrics(self))
+            keep("target", (metric, number("target value", self.target[1])))
+        keep("loss_bound", number("loss_bound", self.loss_bound, above=0))
         for name in ("drop_last", "progress"):
             one_of(name, getattr(self, name), (True, False))
 
@@ -183,20 +184,24 @@ def fit(run):
     x, y = parts["train"]  # (N, ...), and (N,) or (N, outputs)
     state, averaged, scale = run.optimizer.init(params), params, FIRST_SCALE
     step = examples = 0
-    size, lr, seconds, losses = run.batch_size, run.lr, 0.0, []
-    rows = [_row(run, step, examples, seconds, lr, size, losses, measure_all(run, model, averaged, buffers, parts))]
-    reached, diverged = meets(run.target, rows[-1]), False
+    size, lr, seconds, losses, rows = run.batch_size, run.lr, 0.0, [], []
 
+    def record():
+        found = measure_all(run, model, averaged, buffers, parts)
+        rows.append(_row(run, step, examples, seconds, lr, size, losses, found))
+        losses.clear()
+        return meets(run.target, found)
+
+    reached, diverged = record(), False
     with models.seeded(run.seed, "dropout", x.device), _progress(run) as bar:
         for index in batches(run):
             if reached:
                 break
             start = perf_counter()
-            lr = learning_rate(run, examples)
-            size = len(index)
-            index = torch.from_numpy(index).to(x.device)
-            loss, grads, buffers = gradient(run, model, params, buffers, x[index], y[index], scale[0])
-            losses.append((loss, size))
+            size, lr = size_at(run, examples), learning_rate(run, examples)
+            batch = torch.from_numpy(index).to(x.device)
+            loss, grads, buffers = gradient(run, model, params, buffers, x[batch], y[batch], scale[0])
+            losses.append((loss, len(index)))
             diverged = has_diverged(loss, run.loss_bound) or scale[0] < SMALLEST_SCALE
             if diverged:
                 break
@@ -204,18 +209,13 @@ def fit(run):
             if usable:
                 params, state = run.optimizer.update(grads, state, params, scalar(lr, params))
                 averaged = average(run, averaged, params)
-            before, step, examples = examples, step + 1, examples + size
+            before, step, examples = examples, step + 1, examples + len(index)
             seconds += perf_counter() - start
-            bar.update(size)
+            bar.update(len(index))
             if due(run, before, examples):
-                found = measure_all(run, model, averaged, buffers, parts)
-                rows.append(_row(run, step, examples, seconds, lr, size, losses, found))
-                reached, losses = meets(run.target, rows[-1]), []
-
-    if rows[-1]["step"] != step:
-        found = measure_all(run, model, averaged, buffers, parts)
-        rows.append(_row(run, step, examples, seconds, lr, size, losses, found))
-        reached = not diverged and meets(run.target, rows[-1])
+                reached = record()
+    if losses:  # steps since the last row, or the batch that diverged
+        reached = record() and not diverged
     return _history(run, rows, params, buffers, averaged, diverged, reached)
 
 
@@ -243,7 +243,5 @@ def _progress(run):
 
 
 def _history(run, rows, params, buffers, averaged, diverged, reached):
-    import pandas  # a quarter of a second that importing batchlab should not cost
-
     params, buffers, averaged = ({k: v.cpu() for k, v in d.items()} for d in (params, buffers, averaged))
-    return History(run, pandas.DataFrame(rows), params, buffers, averaged if run.ema else None, diverged, reached)
+    return History(run, pd.DataFrame(rows), params, buffers, averaged if run.ema else None, diverged, reached)

@@ -1,0 +1,213 @@
+"""Lanes trained by a small C kernel (``_lane.c``): ReLU networks of linear layers under SGD, on the CPU.
+
+What a lane computes is defined by ``train.fit``; the kernel only does it sooner, and tests hold the two together.
+It is compiled when first needed, in about two seconds, for the processor at hand.
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import nn
+
+from batchlab import models, step
+from batchlab.data import epoch_order
+from batchlab.lanes import Lane, row
+
+FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+OPTIMIZERS = ("sgd", "momentum", "nesterov")
+MAX_LAYERS = 16
+
+
+@lru_cache
+def library():
+    """The compiled kernel; None, after one warning, on a machine without a C compiler."""
+    source = Path(__file__).with_name("_lane.c")
+    compiler = next(filter(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang"))), None)
+    failure = "no C compiler found (looked for $CC, cc, gcc and clang)"
+    if compiler:
+        with tempfile.TemporaryDirectory(prefix="batchlab-", ignore_cleanup_errors=True) as folder:
+            target = Path(folder) / "lane.so"
+            for processor in (["-march=native"], []):  # some compilers do not know their own processor
+                command = [compiler, *FLAGS, *processor, str(source), "-o", str(target), "-lm"]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode == 0:
+                    return _declared(ctypes.CDLL(str(target)))
+            failure = f"{compiler} could not compile the kernel: {done.stderr.strip()[:300]}"
+    warnings.warn(f"sweeps will be slower: {failure}", RuntimeWarning, stacklevel=2)
+    return None
+
+
+def _declared(lib):
+    pointer, whole = ctypes.c_void_p, ctypes.c_int
+    network = [whole, ctypes.POINTER(whole), ctypes.POINTER(pointer)]
+    lib.scratch_floats.argtypes, lib.scratch_floats.restype = network[:2], ctypes.c_long
+    lib.train.argtypes = [
+        *network, ctypes.POINTER(pointer), pointer, pointer, pointer, pointer, pointer, whole, pointer,
+        ctypes.c_float, ctypes.c_float, whole, ctypes.c_double, ctypes.POINTER(ctypes.c_double), pointer,
+    ]  # fmt: skip
+    lib.evaluate.argtypes = [
+        *network, pointer, pointer, pointer, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64), pointer,
+    ]  # fmt: skip
+    lib.evaluate.restype = ctypes.c_double
+    return lib
+
+
+def linear_layers(model):
+    """The linear layers of a Sequential of biased linear layers with a ReLU between each two; else None."""
+    if type(model) is not nn.Sequential or len(model) % 2 == 0 or len(model) > 2 * MAX_LAYERS - 1:
+        return None
+    linear, between = list(model)[::2], list(model)[1::2]
+    if any(type(m) is not nn.Linear or m.bias is None for m in linear) or any(type(m) is not nn.ReLU for m in between):
+        return None
+    return linear
+
+
+def suits(run):
+    """Whether the kernel computes what ``run`` asks for. A missing compiler is another matter: see ``library``.
+
+    >>> from batchlab import data, models, optim, train
+    >>> run = dict(data=data.digits(), lr=0.1, batch_size=8, epochs=1, device="cpu", model=models.mlp((64, 32, 10)))
+    >>> suits(train.Run(optimizer=optim.momentum(), **run)), suits(train.Run(optimizer=optim.adam(), **run))
+    (True, False)
+    """
+    x, y = run.data.train
+    return (
+        step.device_of(run).type == "cpu"
+        and run.precision == "float32"
+        and run.optimizer.name in OPTIMIZERS
+        and run.loss in ("cross_entropy", "mse")
+        and not run.l1
+        and run.ema is None
+        and x.ndim == 2
+        and x.dtype == torch.float32
+        and y.ndim == (1 if run.data.classes else 2)
+        and linear_layers(models.build(run.model, run.seed)) is not None
+    )
+
+
+def train(plan, runs, threads):
+    """Train the runs, which differ in lr and seed only; return one ``Lane`` each, in their order."""
+    lib = library()
+    step.prepare(runs[0])  # for its checks
+    parts = {part: _laid_out(*getattr(runs[0].data, part)) for part in ("train", *runs[0].evaluate)}
+    built = {run.seed: models.build(run.model, run.seed) for run in runs}  # not in threads: torch's seed is global
+    with ThreadPoolExecutor(threads) as pool:  # the kernel runs outside the interpreter's lock, so threads will do
+        return list(pool.map(lambda run: _advance(lib, run, plan, parts, _network(lib, built[run.seed])), runs))
+
+
+def _laid_out(x, y):
+    """Inputs with a last column of ones, for the bias; labels or targets; as the kernel reads them."""
+    ones = np.ones((len(x), 1), np.float32)
+    return np.hstack([x.numpy(), ones]), np.ascontiguousarray(y.numpy(), np.int32 if y.ndim == 1 else np.float32)
+
+
+def _address(array):
+    return array.ctypes.data
+
+
+def _addresses(arrays):
+    return (ctypes.c_void_p * len(arrays))(*map(_address, arrays))
+
+
+def _aligned(*shape):
+    """Zeros that start where a cache line starts: a vector that spans two lines costs two loads."""
+    size = int(np.prod(shape))
+    raw = np.zeros(size + 16, np.float32)
+    start = -_address(raw) % 64 // 4
+    return raw[start : start + size].reshape(shape)
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A lane's weights as the kernel wants them: per layer (inputs + 1, outputs rounded up to whole vectors)."""
+
+    sizes: tuple
+    weights: list
+    velocities: list
+    scratch: np.ndarray
+
+    def arguments(self):
+        return len(self.weights), (ctypes.c_int * len(self.sizes))(*self.sizes), _addresses(self.weights)
+
+    def moving(self):
+        return _addresses(self.velocities)
+
+
+def _network(lib, model):
+    layers, vector = linear_layers(model), lib.vector_length()
+    sizes = (layers[0].in_features, *(layer.out_features for layer in layers))
+    weights = [_aligned(layer.in_features + 1, -(-layer.out_features // vector) * vector) for layer in layers]
+    for layer, w in zip(layers, weights, strict=True):
+        w[:-1, : layer.out_features] = layer.weight.detach().numpy().T
+        w[-1, : layer.out_features] = layer.bias.detach().numpy()
+    scratch = _aligned(lib.scratch_floats(len(layers), (ctypes.c_int * len(sizes))(*sizes)))
+    return _Network(sizes, weights, [_aligned(*w.shape) for w in weights], scratch)
+
+
+def _advance(lib, run, plan, parts, net):
+    """Train a network, in place, from wherever it stands, and record it as a lane."""
+    x, y = parts["train"]
+    lr = (run.lr * plan.factors).astype(np.float32)
+    orders, order = _orders(run, plan), np.empty(0, np.int32)
+    momentum, weight_decay = (dict(run.optimizer.settings).get(k, 0.0) for k in ("momentum", "weight_decay"))
+    at, seconds, diverged = 0, 0.0, False
+    rows = [row(run, plan, 0, None, seconds, float("nan"), _measure(lib, run, net, parts))]
+    reached = step.meets(run.target, rows[-1])
+    for stop in plan.stops:
+        if reached or diverged:
+            break
+        began = perf_counter()
+        start = plan.examples[at : stop + 1] - plan.examples[at]
+        while len(order) < start[-1]:
+            order = np.concatenate([order, next(orders)])
+        losses = ctypes.c_double()
+        made = lib.train(
+            *net.arguments(), net.moving(), _address(x), *_answers(y), _address(order), _address(start), stop - at,
+            _address(lr) + at * lr.itemsize, momentum, weight_decay, run.optimizer.name == "nesterov",
+            run.loss_bound, ctypes.byref(losses), _address(net.scratch),
+        )  # fmt: skip
+        diverged = made < stop - at
+        tried = made + diverged  # the batch that diverged counts in the mean loss, but not as a step
+        at, order = at + made, order[start[-1] :]
+        seconds += perf_counter() - began
+        found = _measure(lib, run, net, parts)
+        mean = losses.value / int(start[tried])
+        rows.append(row(run, plan, at, at - 1 + diverged, seconds, mean, found))
+        reached = not diverged and step.meets(run.target, found)
+    return Lane(rows, diverged, reached)
+
+
+def _orders(run, plan):
+    """One array of example numbers an epoch: as many of each as the plan uses."""
+    for epoch, used in enumerate(plan.used):
+        yield epoch_order(len(run.data.train[0]), run.seed, epoch, run.order)[:used].astype(np.int32)
+
+
+def _answers(y):
+    """The kernel takes labels or targets, and NULL for the other."""
+    return (_address(y), None) if y.ndim == 1 else (None, _address(y))
+
+
+def _measure(lib, run, net, parts):
+    found = {}
+    for part in run.evaluate:
+        x, y = parts[part]
+        right = ctypes.c_int64()
+        loss = lib.evaluate(
+            *net.arguments(), _address(x), *_answers(y), len(x), ctypes.byref(right), _address(net.scratch)
+        )
+        found[f"{part}_loss"] = loss / len(x)
+        if y.ndim == 1:
+            found[f"{part}_accuracy"] = right.value / len(x)
+    return found

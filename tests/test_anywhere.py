@@ -1,0 +1,136 @@
+"""The book runs where its repository is not: in an environment that has only what Colab brings."""
+
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from nbclient import NotebookClient
+
+import chapters
+from conftest import ROOT, built, working_tree
+
+pytestmark = pytest.mark.site
+REPOSITORY = "example/book"  # nobody's: git is told below where it really is
+FIRST = sorted((ROOT / "chapters").glob("*.ipynb"))[0]
+BROUGHT = ["torch", "numpy==2.0.*", "ipykernel"]  # Colab's numpy is older than the newest, and must be left alone
+VERSIONS = "import importlib.metadata as m; print(*(m.version(n) for n in ['torch', 'numpy']))"
+
+
+def git(*arguments, cwd):
+    who = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    done = subprocess.run(["git", *who, *arguments], cwd=cwd, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A repository that holds the working tree as its one commit; returns its address and that commit."""
+    tree = working_tree(tmp_path_factory.mktemp("repository"))
+    git("init", "--quiet", cwd=tree)
+    git("add", "--all", cwd=tree)
+    git("commit", "--quiet", "--message", "the book", cwd=tree)
+    return tree.as_uri(), git("rev-parse", "HEAD", cwd=tree)
+
+
+@pytest.fixture(scope="module")
+def stamped(tmp_path_factory, repository):
+    """A copy of the working tree, stamped as publish.yml does it."""
+    tree = working_tree(tmp_path_factory.mktemp("stamped"))
+    chapters.stamp(f"{REPOSITORY}@{repository[1]}", tree)
+    return tree
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory, repository):
+    """An environment that has only torch, numpy and the Jupyter kernel; returns its Python and its variables."""
+    home = tmp_path_factory.mktemp("elsewhere")
+    subprocess.run([sys.executable, "-m", "venv", home / "env"], check=True)
+    python = home / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    pins = [p for p in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if "numpy==" not in p]
+    (home / "pins.txt").write_text("\n".join(pins), encoding="utf-8")
+    variables = {
+        **{k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")},
+        "PIP_CONSTRAINT": str(home / "pins.txt"),
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{repository[0]}.insteadOf",
+        "GIT_CONFIG_VALUE_0": f"https://github.com/{REPOSITORY}",
+    }
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *BROUGHT]
+    subprocess.run(install, check=True, env=variables)
+    return python, variables
+
+
+def run(path, python, variables, directory):
+    """Run a notebook with the kernel of another environment, in an empty directory; return it as run."""
+    kernel = directory / "kernels" / "elsewhere"
+    kernel.mkdir(parents=True)
+    argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (kernel / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "x", "language": "python"}))
+    (directory / "empty").mkdir()
+    client = NotebookClient(
+        nbformat.read(path, as_version=4),
+        timeout=1800,
+        kernel_name="elsewhere",
+        resources={"metadata": {"path": str(directory / "empty")}},
+    )
+    client.create_kernel_manager().kernel_spec_manager.kernel_dirs.insert(0, str(directory / "kernels"))
+    return client.execute(env=variables)
+
+
+def test_the_first_chapter_runs_where_only_torch_and_numpy_are(stamped, elsewhere, tmp_path):
+    python, variables = elsewhere
+    ask = [python, "-c", VERSIONS]
+    before = subprocess.run(ask, check=True, capture_output=True, text=True).stdout
+    missing = subprocess.run([python, "-c", "import batchlab"], capture_output=True, text=True)
+    assert "No module named 'batchlab'" in missing.stderr
+
+    done = run(stamped / "chapters" / FIRST.name, python, variables, tmp_path)
+
+    code = [cell for cell in done.cells if cell.cell_type == "code"]
+    assert f'REPOSITORY = "{REPOSITORY}@' in code[0].source
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert subprocess.run(ask, check=True, capture_output=True, text=True).stdout == before
+    where = subprocess.run(
+        [python, "-c", "import batchlab; print(batchlab.__file__)"], check=True, capture_output=True, text=True
+    )
+    assert str(python.parents[1]) in where.stdout
+
+
+def test_without_an_address_the_setup_cell_says_what_to_do():
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", chapters.SETUP], capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ModuleNotFoundError: batchlab is not installed: run `make lab`")
+    assert "During handling" not in done.stderr and "direct cause" not in done.stderr
+
+
+def test_with_the_package_the_setup_cell_does_nothing():
+    code = f"import subprocess; subprocess.run = None\n{chapters.SETUP}\nprint(bl.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "batchlab\n" and done.stderr == ""
+
+
+def test_a_package_missing_inside_batchlab_is_not_taken_for_batchlab(tmp_path):
+    (tmp_path / "batchlab.py").write_text("import no_such_package")
+    done = subprocess.run([sys.executable, "-S", "-c", chapters.SETUP], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.strip().endswith("No module named 'no_such_package'")
+
+
+def test_the_published_site_opens_its_chapters_in_colab(stamped):
+    page = BeautifulSoup(
+        (built(stamped) / "chapters" / f"{FIRST.stem}.html").read_text(encoding="utf-8"), "html.parser"
+    )
+    links = [a["href"] for a in page.find_all("a", href=True)]
+    colab = f"https://colab.research.google.com/github/{REPOSITORY}/blob/notebooks/chapters/{FIRST.name}"
+    assert colab in links
+    assert f"{REPOSITORY}@" in page.get_text()
+
+
+def test_no_address_of_a_repository_is_written_in_the_book():
+    """A stamped tree must not be committed: until somebody publishes, the book has no address."""
+    assert 'colab_url: ""' in (ROOT / "_config.yml").read_text(encoding="utf-8")
+    assert 'REPOSITORY = ""' in chapters.SETUP

@@ -1,0 +1,173 @@
+"""The built site builds without a warning (the fixture `site`), its links lead somewhere, and it keeps to itself."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+
+from conftest import ROOT
+
+pytestmark = pytest.mark.site
+LOADING = [  # what a browser fetches by itself: (tag, attribute)
+    *[("script", "src"), ("img", "src"), ("img", "srcset"), ("source", "src"), ("source", "srcset"), ("iframe", "src")],
+    *[("audio", "src"), ("video", "src"), ("video", "poster"), ("embed", "src"), ("object", "data"), ("track", "src")],
+    *[("link", "href"), ("use", "href"), ("image", "href"), ("form", "action"), ("input", "src")],
+]
+OUTSIDE = re.compile(r"(https?:)?//\S", re.IGNORECASE)
+IN_CSS = re.compile(r"""(?:url\(\s*|@import\s+)["']?\s*((?:https?:)?//[^"')\s]+)""", re.IGNORECASE)
+# An address in a page's own script is a load waiting to happen; the licence of clipboard.js and XML names are not.
+IN_SCRIPT = re.compile(r"""["'`]((?:https?:)?//(?!www\.w3\.org/)[^"'`\s]+)""", re.IGNORECASE)
+
+
+def toc():
+    tree = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+
+    def files(node):
+        if isinstance(node, dict):
+            yield from (node[key] for key in ("root", "file") if key in node)
+        for child in node.values() if isinstance(node, dict) else node:
+            if isinstance(child, (dict, list)):
+                yield from files(child)
+
+    return sorted(files(tree))
+
+
+def test_every_page_is_in_the_contents():
+    """A chapter or page that stands in the tree is in the table of contents, and the other way round."""
+    found = [*(ROOT / "chapters").glob("*.ipynb"), *(ROOT / "book").glob("*.md")]
+    assert toc() == sorted(path.relative_to(ROOT).with_suffix("").as_posix() for path in found)
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    """Every page of the site, parsed: {path relative to the site: soup}."""
+    found = {p.relative_to(site).as_posix(): p for p in site.rglob("*.html") if "_static" not in p.parts}
+    assert {f"{name}.html" for name in toc()} <= found.keys()
+    return {name: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for name, path in found.items()}
+
+
+def target(page, link):
+    """Return (page or file, anchor) that a relative link on ``page`` leads to, or None for a link to another site."""
+    parts = urlsplit(link)
+    if parts.scheme or parts.netloc:
+        return None
+    path = Path(page).parent / unquote(parts.path) if parts.path else Path(page)
+    clean = []
+    for part in path.parts:
+        clean = clean[:-1] if part == ".." else [*clean, part]
+    return "/".join(clean), unquote(parts.fragment)
+
+
+def anchors(soup):
+    return {tag[key] for key in ("id", "name") for tag in soup.find_all(attrs={key: True})}
+
+
+def broken_links(pages, is_file):
+    """Return every link or address in the pages that leads to no file or no anchor, as sentences."""
+    ids = {name: anchors(soup) for name, soup in pages.items()}
+    found = []
+    for name, soup in pages.items():
+        links = [tag["href"] for tag in soup.find_all(href=True)] + [tag["src"] for tag in soup.find_all(src=True)]
+        refresh = soup.find("meta", attrs={"http-equiv": re.compile("refresh", re.IGNORECASE)})
+        links += [refresh["content"].split("url=")[1]] if refresh else []
+        for link in links:
+            leads = target(name, link)
+            if leads is None or link.startswith("data:"):
+                continue
+            path, anchor = leads
+            if path not in pages and not is_file(path):
+                found.append(f"{name}: {link} leads to no file")
+            elif anchor and path in pages and anchor not in ids[path]:
+                found.append(f"{name}: {link} leads to no anchor")
+    return found
+
+
+def outside_resources(soup):
+    """Return every address of another site that a page would load, or names in a script of its own."""
+    found = [t[a] for tag, a in LOADING for t in soup.find_all(tag) if t.has_attr(a) and OUTSIDE.match(t[a].strip())]
+    for tag in soup.find_all(style=True):
+        found += IN_CSS.findall(tag["style"])
+    for tag in soup.find_all("style"):
+        found += IN_CSS.findall(tag.get_text())
+    for tag in soup.find_all("script"):
+        found += IN_SCRIPT.findall(tag.get_text())
+    return found
+
+
+def without_alt(soup):
+    """Return the images of a page that say nothing to who cannot see them."""
+    return [str(img)[:200] for img in soup.find_all("img") if not img.get("alt", "").strip()]
+
+
+def test_every_internal_link_and_anchor_resolves(site, pages):
+    assert broken_links(pages, lambda path: (site / path).is_file()) == []
+
+
+def test_no_page_loads_anything_from_another_site(pages):
+    assert {name: found for name, soup in pages.items() if (found := outside_resources(soup))} == {}
+
+
+def test_no_style_sheet_loads_anything_from_another_site(site):
+    sheets = list(site.rglob("*.css"))
+    assert sheets
+    found = {str(p.relative_to(site)): IN_CSS.findall(p.read_text(encoding="utf-8")) for p in sheets}
+    assert {name: addresses for name, addresses in found.items() if addresses} == {}
+
+
+def test_every_image_has_alt_text(pages):
+    assert {name: found for name, soup in pages.items() if (found := without_alt(soup))} == {}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "chapters").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_the_alt_text_of_every_figure_reaches_its_page(pages, path):
+    shown = {img.get("alt") for img in pages[f"chapters/{path.stem}.html"].find_all("img")}
+    cells = nbformat.read(path, as_version=4).cells
+    written = {cell.metadata.get("mystnb", {}).get("image", {}).get("alt") for cell in cells} - {None}
+    assert written <= shown
+
+
+def test_no_page_offers_a_launch_button_that_has_no_address(pages):
+    links = {tag["href"] for soup in pages.values() for tag in soup.find_all("a", href=True)}
+    assert [link for link in links if re.search(r"colab|mybinder|/blob/|jupyterhub", link)] == []
+
+
+@pytest.mark.parametrize(
+    ("html", "fault"),
+    [
+        ('<a href="b.html">b</a>', "a.html: b.html leads to no file"),
+        ('<a href="#there">b</a>', "a.html: #there leads to no anchor"),
+        ('<a href="sub/../c.html#x">b</a>', "a.html: sub/../c.html#x leads to no anchor"),
+        ('<img src="no.png">', "a.html: no.png leads to no file"),
+        ('<meta http-equiv="Refresh" content="0; url=no.html">', "a.html: no.html leads to no file"),
+        ('<a id="here" href="#here">b</a><a href="c.html#y">c</a><a href="https://x.org/">x</a>', None),
+    ],
+)
+def test_a_broken_link_is_found(html, fault):
+    pages = {"a.html": BeautifulSoup(html, "html.parser"), "c.html": BeautifulSoup('<p id="y">', "html.parser")}
+    assert broken_links(pages, lambda path: False) == ([] if fault is None else [fault])
+
+
+@pytest.mark.parametrize(
+    ("html", "count"),
+    [
+        ('<script src="https://cdn.example.org/a.js"></script>', 1),
+        ('<script src="//cdn.example.org/a.js"></script>', 1),
+        ('<script>const URL = "https://cdn.example.org/a.js"</script>', 1),
+        ('<link rel="stylesheet" href="http://fonts.example.org/a.css">', 1),
+        ('<style>@import "https://fonts.example.org/a.css"; p {background: url(//x.org/a.png)}</style>', 2),
+        ('<p style="background: url(https://x.org/a.png)">', 1),
+        ('<iframe src="https://x.org/"></iframe>', 1),
+        ('<a href="https://x.org/">to read</a><script src="_static/a.js"></script>', 0),
+    ],
+)
+def test_an_outside_resource_is_found(html, count):
+    assert len(outside_resources(BeautifulSoup(html, "html.parser"))) == count
+
+
+def test_an_image_without_alt_text_is_found():
+    soup = BeautifulSoup('<img src="a.png"><img src="b.png" alt=" "><img src="c.png" alt="c">', "html.parser")
+    assert len(without_alt(soup)) == 2

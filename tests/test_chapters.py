@@ -1,0 +1,161 @@
+"""The chapters keep their form. Their outputs are validated by nbval, which re-runs every cell of every chapter."""
+
+import copy
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from nbformat import v4
+
+import chapters
+from conftest import ROOT
+
+FILES = sorted((ROOT / "chapters").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_chapter_keeps_the_form(path):
+    assert re.fullmatch(r"\d\d(-[a-z0-9]+)+", path.stem)
+    assert chapters.faults(path) == []
+
+
+def test_the_front_picture_is_what_its_chapter_drew():
+    chapter, name, path = chapters.FRONT
+    assert path.read_bytes() == chapters.picture(ROOT / "chapters" / f"{chapter}.ipynb", name)
+
+
+def output(text="1.50 s", name="stdout"):
+    return v4.new_output("stream", text=text, name=name)
+
+
+IMAGE = v4.new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"})
+ALT = {"image": {"alt": "The error falls sixteenfold while the batch grows sixteenfold."}}
+TIMED = ["timing", "nbval-ignore-output"]
+
+
+def code(source="1 + 1", count=2, outputs=(), tags=(), mystnb=None):
+    cell = v4.new_code_cell(source, execution_count=count, outputs=list(outputs))
+    cell.metadata = {"tags": list(tags), "mystnb": mystnb or {}}
+    return cell
+
+
+def written(tmp_path, *cells, setup=chapters.SETUP, normalise=chapters.normalised):
+    notebook = normalise(v4.new_notebook(cells=[v4.new_markdown_cell("# T"), code(setup, 1), *cells]))
+    path = tmp_path / "01-test.ipynb"
+    path.write_text(chapters.dumped(notebook), encoding="utf-8")
+    return path
+
+
+GOOD = [
+    [],
+    [code(outputs=[output("≈ 3")])],
+    [code(outputs=[output()], tags=TIMED)],
+    [code(outputs=[output("12,345 examples/s")], tags=TIMED)],
+    [code(outputs=[IMAGE], mystnb=ALT)],
+]
+
+
+@pytest.mark.parametrize("cells", GOOD)
+def test_a_good_chapter_has_no_faults(tmp_path, cells):
+    assert chapters.faults(written(tmp_path, *cells)) == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "fault"),
+    [
+        (code(count=3), "execution counts"),
+        (code(count=None), "execution counts"),
+        (code(outputs=[output("careful", "stderr")]), "stderr"),
+        (code(outputs=[v4.new_output("error", ename="E", evalue="v", traceback=[])]), "shows an error"),
+        (code(outputs=[output()], tags=["nbval-ignore-output"]), "only together"),
+        (code(outputs=[output()], tags=["timing"]), "only together"),
+        (code(outputs=[output("loss 0.3")], tags=TIMED), "not a timing"),
+        (code(outputs=[], tags=TIMED), "not a timing"),
+        (code(outputs=[output(), IMAGE], tags=TIMED, mystnb=ALT), "not a timing"),
+        (code(tags=["nbval-skip"]), "unknown tags"),
+        (code(tags=["raises-exception"]), "unknown tags"),
+        (code("# NBVAL_IGNORE_OUTPUT\n1"), "from being compared"),
+        (code("# PYTEST_VALIDATE_IGNORE_OUTPUT\n1"), "from being compared"),
+        (code(outputs=[IMAGE]), "alt text"),
+        (code(outputs=[IMAGE], mystnb={"image": {"alt": "A plot."}}), "alt text"),
+        (code(outputs=[IMAGE, IMAGE], mystnb=ALT), "2 images"),
+        (code("#" * chapters.MOST_BYTES), "bytes"),
+    ],
+)
+def test_a_fault_is_found(tmp_path, cell, fault):
+    found = chapters.faults(written(tmp_path, cell))
+    assert len(found) == 1 and fault in found[0]
+
+
+def test_a_chapter_without_the_setup_cell_is_found(tmp_path):
+    found = chapters.faults(written(tmp_path, setup="import batchlab as bl"))
+    assert len(found) == 1 and "setup cell" in found[0]
+
+
+def test_metadata_of_a_machine_is_found_and_normalised(tmp_path):
+    def with_a_machine(notebook):
+        notebook = chapters.normalised(notebook)
+        notebook.metadata["language_info"] = {"name": "python", "version": "3.11.7"}
+        notebook.cells[1].metadata["execution"] = {"iopub.execute_input": "2026-01-01T00:00:00"}
+        return notebook
+
+    path = written(tmp_path, normalise=with_a_machine)
+    assert len(chapters.faults(path)) == 1 and "not normalised" in chapters.faults(path)[0]
+    notebook = chapters.normalised(nbformat.read(path, as_version=4))
+    path.write_text(chapters.dumped(notebook), encoding="utf-8")
+    assert chapters.faults(path) == []
+
+
+def test_what_a_stream_printed_in_pieces_is_joined():
+    pieces = [output("a\n"), output("b\n"), output("c\n", "stderr"), output("d\n"), IMAGE, output("e\n")]
+    cell = chapters.normalised(v4.new_notebook(cells=[code(outputs=pieces)])).cells[0]
+    assert [o.get("text") for o in cell.outputs] == ["a\nb\n", "c\n", "d\n", None, "e\n"]
+
+
+def test_ids_follow_the_cell_not_its_place():
+    cells = [code("a = 1"), code("b = 2"), code("a = 1")]
+    ids = [c.id for c in chapters.normalised(v4.new_notebook(cells=copy.deepcopy(cells))).cells]
+    moved = [c.id for c in chapters.normalised(v4.new_notebook(cells=copy.deepcopy(cells[1:]))).cells]
+    assert len(set(ids)) == 3 and moved == [ids[1], ids[0]]
+
+
+def validated(tmp_path, source, stored):
+    """Whether nbval, as this project runs it, accepts a notebook whose cell ``source`` has the output ``stored``."""
+    cell = code(source, 1, [output(stored)])
+    notebook = chapters.normalised(v4.new_notebook(cells=[cell]))
+    (tmp_path / "n.ipynb").write_text(chapters.dumped(notebook), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    command += [f"--nbval-sanitize-with={ROOT / 'tests' / 'sanitize.cfg'}", "--rootdir", str(tmp_path), "n.ipynb"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("printed", "stored", "accepted"),
+    [
+        ("B  loss\n1  ≈ 3.74\n16 ≈ 0.232", "B  loss\n1    ≈ 3.741\n16 ≈ -1.2e-05", True),
+        ("≈ 3.74 %, from ≈ 1,437 to ≈ −0.5", "≈ 3.75 %, from ≈ 1,436 to ≈ 0.5", True),
+        ("≈ 3.74 %", "≈ 3.74 s", False),
+        ("≈ 3 of 12", "≈ 3 of 13", False),
+        ("3.74", "3.75", False),
+        ("≈ nan", "≈ 1", False),
+        ("≈ 1 2", "≈ 1 3", False),
+    ],
+)
+def test_nbval_compares_all_but_the_digits_after_the_sign(tmp_path, printed, stored, accepted):
+    assert validated(tmp_path, f"print({printed!r})", stored + "\n") is accepted
+
+
+@pytest.mark.parametrize("repository", ["", "owner@1", "a/b", "a/b/c@1", "https://github.com/a/b@1", "a/b@1; rm"])
+def test_stamp_refuses_what_is_not_a_repository(repository):
+    notebook = v4.new_notebook(cells=[code(chapters.SETUP, 1)])
+    with pytest.raises(ValueError, match="repository = .*OWNER/NAME"):
+        chapters.stamped(notebook, repository)
+
+
+def test_stamp_refuses_a_notebook_without_the_setup_cell():
+    with pytest.raises(ValueError, match="0 setup cells"):
+        chapters.stamped(v4.new_notebook(cells=[code()]), "owner/name@1")

@@ -1,0 +1,247 @@
+"""The ledger, the chapters and the bibliography hold together, and the ledger's page says what they say."""
+
+import copy
+import doctest
+import json
+
+import ledger as page
+import nbformat
+import pytest
+import yaml
+
+from batchlab import claims as package
+
+import chapters as chapter_files
+from conftest import ROOT
+
+BOOK = ROOT / "book"
+
+
+@pytest.fixture(scope="module")
+def claims():
+    return package.load(BOOK / "claims.yml")
+
+
+@pytest.fixture(scope="module")
+def written():
+    return page.chapters(ROOT / "chapters")
+
+
+def test_the_book_has_no_fault(claims, written):
+    contradictions = page.contradictions(BOOK / "claims.yml")
+    assert page.faults(claims, contradictions, page.bibliography(BOOK / "references.bib"), written) == []
+
+
+def test_there_are_66_claims_from_five_articles(claims):
+    assert [claim.number for claim in claims.values()] == list(range(1, 67))
+    assert {article for claim in claims.values() for article in claim.articles} == {"000", "001", "002", "003", "004"}
+    assert {claim.verdict for claim in claims.values()} <= set(package.VERDICTS)
+    assert {claim.chapter for claim in claims.values()} <= set(page.CHAPTERS)
+
+
+def test_every_chapter_in_the_repository_is_one_of_the_plan(written):
+    assert set(written) <= set(page.CHAPTERS)
+
+
+def test_every_reference_is_cited_somewhere():
+    text = "".join(p.read_text(encoding="utf-8") for d in ("book", "chapters") for p in (ROOT / d).glob("*.*[mb]*"))
+    for key in page.bibliography(BOOK / "references.bib"):
+        assert text.count(key) > 1, f"{key} is in references.bib and nowhere else"
+
+
+# ---- bad ledgers: each case spoils a small sound one, and the message must name what is spoilt
+
+STATISTIC = {"means": "share of wet water", "above": 0.5}
+CLAIM = {
+    "id": "water-is-wet",
+    "number": 1,
+    "articles": ["000"],
+    "says": "Water is wet.",
+    "verdict": "holds",
+    "because": "It is.",
+    "chapter": "01-gradient-descent",
+    "sources": ["bottou2018"],
+    "test": {"protocol": "exact", "statistics": {"wetness": STATISTIC}},
+}
+SECOND = CLAIM | {"id": "fire-is-cold", "number": 2, "chapter": "02-stochastic-gradient-descent"}
+EVIDENCE = {"claim": "water-is-wet", "measured": {"wetness": {"estimate": 0.9, "low": 0.8, "high": 1.0}}, "note": ""}
+SOUND = {
+    "claims": [CLAIM, SECOND],
+    "contradictions": [
+        {
+            "id": "which-is-wet",
+            "question": "Which is wet?",
+            "sides": [
+                {"article": "000", "says": "Water.", "claim": "water-is-wet"},
+                {"article": "001", "says": "Fire."},
+            ],
+            "settled_by": "01-gradient-descent",
+        }
+    ],
+    "chapters": {"01-gradient-descent": {"calls": ["water-is-wet"], "evidence": [EVIDENCE]}},
+}
+
+
+def faults(book, directory):
+    """What is wrong with a ledger, by whichever door it is refused: loading, or the check against the rest."""
+    path = directory / "claims.yml"
+    path.write_text(yaml.safe_dump({k: book[k] for k in ("claims", "contradictions")}), encoding="utf-8")
+    try:
+        claims = package.load(path)
+    except ValueError as refused:
+        return [str(refused)]
+    return page.faults(claims, page.contradictions(path), ["bottou2018"], book["chapters"])
+
+
+def spoil(path, value):
+    """Return SOUND with the place at the end of ``path`` replaced, deleted (None) or put through a function."""
+    book = copy.deepcopy(SOUND)
+    *way, last = path
+    place = book
+    for key in way:
+        place = place[key]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value(place[last]) if callable(value) else value
+    return book
+
+
+def test_a_sound_ledger_has_no_fault(tmp_path):
+    assert faults(SOUND, tmp_path) == []
+
+
+CLAIM_0, TEST = ("claims", 0), ("claims", 0, "test", "statistics", "wetness")
+CHAPTER = ("chapters", "01-gradient-descent")
+MEASURED = (*CHAPTER, "evidence", 0, "measured")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("claims", 1, "id"), "water-is-wet", "'water-is-wet': this id stands twice"),
+        ((*CLAIM_0, "verdict"), "true", "'water-is-wet': verdict"),
+        ((*CLAIM_0, "number"), 7, "'water-is-wet': number 7 in place 1"),
+        ((*CLAIM_0, "sources"), ["nobody1900"], "'water-is-wet': source 'nobody1900'"),
+        ((*CLAIM_0, "chapter"), "16-unwritten", "'water-is-wet': unknown chapter '16-unwritten'"),
+        ((*CLAIM_0, "because"), None, "'water-is-wet': missing fields ['because']"),
+        ((*CLAIM_0, "test"), None, "'water-is-wet': a test is required"),
+        ((*CLAIM_0, "test", "protocol"), "XX", "'water-is-wet': protocol = 'XX'"),
+        ((*TEST, "above"), None, "'water-is-wet': statistic 'wetness'"),
+        (TEST, STATISTIC | {"below": 0.9}, "'water-is-wet': statistic 'wetness'"),
+        ((*TEST, "above"), float("nan"), "'water-is-wet': statistic 'wetness': above"),
+        ((*CHAPTER, "calls"), ["water-is-wet", "water-is-wet"], "'water-is-wet': checked 2 times"),
+        ((*CHAPTER, "calls"), [], "'water-is-wet': not checked in 01-gradient-descent"),
+        ((*CHAPTER, "calls"), ["water-is-wet", "air-is-dry"], "unknown claim 'air-is-dry'"),
+        ((*CHAPTER, "calls"), ["water-is-wet", "fire-is-cold"], "'fire-is-cold', which belongs to 02-stochastic"),
+        ((*CHAPTER, "evidence"), [], "evidence for []: execute it again"),
+        (MEASURED, {"dryness": EVIDENCE["measured"]["wetness"]}, "evidence for 'water-is-wet' is of ['dryness']"),
+        ((*MEASURED, "wetness", "low"), 0.4, "claim 'water-is-wet', wetness from 0.4 to 1.0: required above 0.5"),
+        ((*MEASURED, "wetness", "high"), float("nan"), "claim 'water-is-wet', wetness from 0.8 to nan"),
+        (("contradictions", 0, "sides", 0, "claim"), "air-is-dry", "'which-is-wet': unknown claim 'air-is-dry'"),
+        (("contradictions", 0, "sides"), lambda sides: sides[:1], "'which-is-wet': it takes two sides"),
+        (("contradictions", 0, "settled_by"), "16-unwritten", "'which-is-wet': unknown chapter"),
+        (("contradictions",), lambda entries: entries * 2, "'which-is-wet': this id stands twice"),
+    ],
+)
+def test_a_bad_ledger_fails_with_the_id_in_the_message(path, value, message, tmp_path):
+    found = faults(spoil(path, value), tmp_path)
+    assert any(message in fault for fault in found), found
+
+
+# ---- evidence, from the call in a chapter to the page
+
+
+def chapter_with_evidence(claim, measured, note="60 draws."):
+    """A notebook after one call of check, its evidence written by the card itself."""
+    data, metadata = package.Card(claim, measured, note)._repr_mimebundle_()
+    cell = nbformat.v4.new_code_cell(f'bl.claims.check("{claim.id}", x=1)', execution_count=1)
+    cell.outputs = [nbformat.v4.new_output("execute_result", data, metadata=metadata, execution_count=1)]
+    return nbformat.v4.new_notebook(cells=[cell])
+
+
+@pytest.fixture
+def measured_book(claims, tmp_path):
+    """A copy of the book with one chapter, in which one claim is measured."""
+    claim = claims["large-b-bias"]
+    measured = {
+        "bias_along_gradient": {"estimate": 0.0002, "low": -0.0004, "high": 0.0008},
+        "squared_bias": {"estimate": 2e-5, "low": -1e-5, "high": 5e-5},
+    }
+    for name in ("book", "chapters"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "book" / "claims.yml").write_bytes((BOOK / "claims.yml").read_bytes())
+    notebook = chapter_with_evidence(claim, measured)
+    (tmp_path / "chapters" / f"{claim.chapter}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    return tmp_path
+
+
+def test_storing_a_chapter_keeps_its_evidence(measured_book):
+    (path,) = (measured_book / "chapters").glob("*.ipynb")
+    before = page.chapters(path.parent)
+    path.write_text(chapter_files.dumped(chapter_files.normalised(nbformat.read(path, as_version=4))), encoding="utf-8")
+    assert page.chapters(path.parent) == before
+
+
+def test_what_check_leaves_in_a_chapter_is_what_the_page_shows(measured_book, claims):
+    text = page.page((BOOK / "claims.md").read_text(encoding="utf-8"), measured_book)
+    entry = text.split("(large-b-bias)=")[1].split("(large-b-stable-gradient)=")[0]
+    assert "Measured: 0.0002 (90% interval −0.0004 to 0.0008)." in entry
+    assert "[Refuted]" in entry and "60 draws." in entry and "not measured" not in entry
+    assert "| [large-b-bias](#large-b-bias) | refuted | [chapter 3](../chapters/03-mini-batch.ipynb) |" in text
+    refuted = sum(claim.verdict == "refuted" for claim in claims.values())
+    assert f"| refuted | {refuted} | 1 |" in text and "| all | 66 | 1 |" in text
+
+
+def test_a_chapter_that_checks_one_claim_of_its_own_still_owes_the_others(measured_book, claims):
+    found = page.faults(
+        claims, [], page.bibliography(BOOK / "references.bib"), page.chapters(measured_book / "chapters")
+    )
+    owed = [c.id for c in claims.values() if c.chapter == "03-mini-batch" and c.id != "large-b-bias"]
+    assert found == [f"claim {claim!r}: not checked in 03-mini-batch" for claim in owed]
+
+
+def test_a_claim_without_evidence_is_marked_as_expected_only(claims, tmp_path):
+    for name in ("book", "chapters"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "book" / "claims.yml").write_bytes((BOOK / "claims.yml").read_bytes())
+    text = page.page((BOOK / "claims.md").read_text(encoding="utf-8"), tmp_path)
+    assert text.count("(not measured yet)") == text.count("[Expected: ") == len(claims)
+    assert "Measured: " not in text and "../chapters/" not in text
+
+
+def test_every_claim_has_one_anchor_and_one_heading(claims):
+    lines = page.page((BOOK / "claims.md").read_text(encoding="utf-8")).splitlines()
+    for claim in claims:
+        assert lines.count(f"({claim})=") == lines.count(f"### {claim}") == 1
+
+
+def test_the_built_page_has_every_anchor_and_shows_what_is_measured(site, claims, written):
+    html = (site / "book" / "claims.html").read_text(encoding="utf-8")
+    for claim in claims:
+        assert f'id="{claim}"' in html
+    measured = sum(len(chapter["evidence"]) for chapter in written.values())
+    assert html.count("(not measured yet)") == len(claims) - measured
+
+
+@pytest.mark.parametrize("text", ["no place at all", "<!-- ledger: index -->" * 2])
+def test_a_page_without_its_places_is_refused(text):
+    with pytest.raises(ValueError, match="expected once"):
+        page.page(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0, "0"), (3, "3"), (-0.0004, "−0.0004"), (1e-12, "1e−12"), (0.15623, "0.156"), (2 / 3, "0.667"), (4000, "4,000")],
+)
+def test_numbers_are_short_and_signed_as_in_print(value, words):
+    assert page._number(value) == words
+
+
+def test_what_myst_would_read_as_markup_is_escaped():
+    assert page._plain("below 2/λ_max, |1 − ηλ| and a * b") == "below 2/λ{sub}`max`, \\|1 − ηλ\\| and a \\* b"
+
+
+def test_the_examples_in_the_docstrings_run():
+    failed, tried = doctest.testmod(page)
+    assert tried and not failed
