@@ -299,3 +299,13 @@ NAN = [0.1, math.nan, 0.2]
 def test_nonsense_is_refused(make, name):
     with pytest.raises(ValueError, match=name):
         make()
+
+
+def test_overhead_batch_is_where_the_fitted_law_spends_that_many_more_examples():
+    batch_sizes = np.array([8, 32, 128, 512])
+    law = stats.fit_steps_to_target(batch_sizes, [w * 100 * (1 + 64 / batch_sizes) for w in (0.9, 1.0, 1.2)])
+    batch, fewest = law.overhead_batch(0.2).estimate, 1e-6
+    assert batch * law.steps(batch) == pytest.approx(1.2 * fewest * law.steps(fewest), rel=1e-5)
+    for bad in (0, -0.1, math.inf, True, "much"):
+        with pytest.raises(ValueError, match="overhead"):
+            law.overhead_batch(bad)

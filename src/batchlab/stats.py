@@ -63,6 +63,21 @@ class StepsToTarget:
         """The fitted number of steps at a batch size (a number or an array)."""
         return self.s_min.estimate * (1 + self.b_c.estimate / np.asarray(batch_size, dtype=float))
 
+    def overhead_batch(self, overhead=0.2):
+        """The batch size that needs ``overhead`` more examples than the fewest possible, as an ``Interval``.
+
+        The law gives E(B) = B S(B) = s_min (B + b_c), so that E / E_min = 1 + B / b_c and the answer is overhead * b_c.
+        Up to it, twice the batch is nearly half the steps: the limit of perfect scaling, at 20% the critical batch size
+        of Zhang et al. 2025.
+
+        >>> law = StepsToTarget(Interval(100, 90, 110), Interval(64, 60, 70), 0.01)
+        >>> law.overhead_batch(0.5)
+        Interval(estimate=32.0, low=30.0, high=35.0, level=0.95)
+        """
+        overhead = number("overhead", overhead, above=0)
+        b_c = self.b_c
+        return Interval(overhead * b_c.estimate, overhead * b_c.low, overhead * b_c.high, b_c.level)
+
 
 def bootstrap(values, statistic=None, *, level=0.95, method="bca", resamples=9999, seed=0):
     """Bootstrap interval over seeds (Efron 1987), by ``scipy.stats.bootstrap``.
