@@ -1,6 +1,6 @@
 """The ledger: what the articles claim, how each claim is tested, and the check that its verdict still stands.
 
-``book/claims.yml`` was written before anything was measured: for each claim a sentence, a verdict, and a test. A
+``book/claims.yml`` holds a sentence, a verdict and a test for each claim, written before its chapter measures it. A
 chapter measures, then calls :func:`check`, which applies the test to the evidence and raises :class:`VerdictChanged`
 if the evidence no longer supports the verdict. Nothing here decides a verdict: it holds the book to the one it printed.
 """
