@@ -1,16 +1,19 @@
 """How fast a sweep trains, beside the ways it is usually done: python benchmarks/sweep.py [--quick] [--save FOLDER]
 
-Digits (1,797 examples), a 64-64-10 ReLU network, momentum SGD, cross-entropy, float32, 64 networks, two threads.
-"Member-steps a second": updates of one network, summed over networks. The usual ways train one network at a time, so
-their figure is the speed of one. All rivals are warmed up, then timed in turns, several rounds; medians are shown.
+Digits (1,797 examples), a 64-64-10 ReLU network, momentum SGD, cross-entropy, float32, 64 networks (8 learning rates x
+8 seeds; a seed's shuffled orders are drawn once a call, for JAX and for us), two threads. "Member-steps a second":
+updates of one network, summed over networks. The usual ways train one network at a time, so their figure is the speed
+of one. All rivals are warmed up, then timed in turns, several rounds; medians are shown.
 Rivals that are not installed are left out (pip install "batchlab[bench]").
 
 What was tried for ``_lane.c``, on two cores with AVX-512 (member-steps a second as a multiple of the DataLoader loop):
 stacked ``vmap`` steps, eagerly and compiled, spend small batches on dispatch and barriers and large ones on passes
 over memory. One core taking one network through its steps keeps weights and velocity in its own cache, needs no
 barrier, and is no slower when the machine is busy. Chunks of 32 to 128 examples, wider tiles and other ways to mask
-made no difference beyond noise; compiling with -O2 was two to five times slower, and so was a softmax that finds its
-largest element one by one.
+made no difference beyond noise; compiling with -O2 was two to five times slower. At B = 128 the first layer's products
+run at the speed of the machine's own; what cost was the narrow last layer (ten classes in a vector of sixteen), a
+softmax that works across a vector, and drawing the orders: turning the last layer round and sharing the orders took
+the share of the peak from a half to where it is.
 """
 
 import argparse
@@ -41,7 +44,8 @@ from batchlab import data, lanes, models, native, optim  # noqa: E402
 from batchlab.sweep import sweep  # noqa: E402
 from batchlab.train import Run  # noqa: E402
 
-SIZES, LANES, LR, MOMENTUM = (64, 64, 10), 64, 1e-3, 0.9
+SIZES, SEEDS, RATES, LR, MOMENTUM = (64, 64, 10), 8, np.geomspace(1e-4, 1e-2, 8), 1e-3, 0.9
+LANES = SEEDS * len(RATES)
 BATCHES = (1, 8, 32, 128, 512, 1536)
 EXAMPLES = 1797
 
@@ -204,14 +208,14 @@ def jax_scan(batch_size):
     train = jax.jit(jax.vmap(one))
     params = jax.vmap(start)(keys)
     state = [params, jax.tree.map(jnp.zeros_like, params)]
-    lr, rng = jnp.full(LANES, LR), np.random.default_rng(0)
+    lr, rng = jnp.asarray(np.repeat(RATES, SEEDS), jnp.float32), np.random.default_rng(0)
 
     def advance(steps):
         an_epoch = EXAMPLES // batch_size
         epochs = -(-steps // an_epoch)
-        orders = [rng.permuted(np.tile(np.arange(EXAMPLES), (LANES, 1)), axis=1) for _ in range(epochs)]
+        orders = [rng.permuted(np.tile(np.arange(EXAMPLES), (SEEDS, 1)), axis=1) for _ in range(epochs)]
         order = np.concatenate([o[:, : an_epoch * batch_size] for o in orders], axis=1)
-        order = order.reshape(LANES, -1, batch_size)[:, :steps]
+        order = np.tile(order.reshape(SEEDS, -1, batch_size)[:, :steps], (len(RATES), 1, 1))
         state[:] = jax.block_until_ready(train(*state, lr, jnp.asarray(order)))
 
     return advance, LANES
@@ -228,20 +232,22 @@ def ours(batch_size):
     """What ``native.train`` does, on networks that already stand, as the rivals' do."""
     run, lib = a_run(batch_size), native.library()
     parts = {"train": native._laid_out(*run.data.train)}
-    nets = [native._network(lib, models.build(run.model, seed)) for seed in range(LANES)]
+    grid = [(lr, seed) for seed in range(SEEDS) for lr in RATES]
+    nets = [native._network(lib, models.build(run.model, seed)) for _, seed in grid]
     pool = ThreadPoolExecutor(THREADS)
 
     def advance(steps):
-        long = replace(run, steps=steps)
-        plan = lanes.plan(long)
-        list(pool.map(lambda i: native._advance(lib, replace(long, seed=i), plan, parts, nets[i]), range(LANES)))
+        native._order.cache_clear()
+        runs = [replace(run, steps=steps, lr=lr, seed=seed) for lr, seed in grid]
+        plan = lanes.plan(runs[0])
+        list(pool.map(lambda r, net: native._advance(lib, r, plan, parts, net), runs, nets))
 
     return advance, LANES
 
 
 def our_stack(batch_size, compiled=False):
     """``lanes.train`` as it is, with building the networks."""
-    runs = [replace(a_run(batch_size), seed=seed) for seed in range(LANES)]
+    runs = [replace(a_run(batch_size), lr=lr, seed=seed) for seed in range(SEEDS) for lr in RATES]
 
     def advance(steps):
         long = [replace(run, steps=steps) for run in runs]

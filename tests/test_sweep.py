@@ -1,5 +1,6 @@
 """Sweeps: every lane equals a lone ``fit``, whatever trains it and whoever shares its stack."""
 
+import itertools
 import warnings
 from dataclasses import dataclass, replace
 
@@ -138,6 +139,17 @@ def test_the_kernel_equals_fit(
     )  # fmt: skip
     assert native.suits(run)
     assert_equals_fit(native.train(lanes.plan(run), [run], 1)[0], run, 3e-5)
+
+
+def test_the_kernel_for_any_processor_equals_fit(monkeypatch):
+    """Compiled without -march=native, a vector has four lanes on x86-64 and on ARM; the layout depends on that."""
+    monkeypatch.setattr(native, "PROCESSORS", ([],))
+    plain = native.library.__wrapped__()
+    assert plain.vector_length() == 4
+    monkeypatch.setattr(native, "library", lambda: plain)
+    for sizes, batch_size in itertools.product([(40, 10), (40, 33, 17, 10)], [1, 3, 37, 150]):
+        run = a_run("cnn", data=data.mnist1d(400, val=130, test=1), model=models.mlp(sizes), batch_size=batch_size)
+        assert_equals_fit(native.train(lanes.plan(run), [run], 1)[0], run, 3e-5)
 
 
 @pytest.mark.parametrize("engine", ["native", "stacked", "loop"])

@@ -4,10 +4,12 @@
  * run all its steps. What a stack of networks pays for (a pass over memory for every operation) is then not paid:
  * gradients go from registers straight into the update and never reach memory.
  *
- * Layout. A layer of `in` inputs and `out` outputs is a matrix of in + 1 rows (the last is the bias: every input
- * row ends in a constant 1) and `out` columns rounded up to whole vectors; the padding is zero and stays zero.
- * Examples are read through row pointers, so a batch is never copied. A batch is worked through in chunks of CHUNK
- * examples, whose gradients add up: the working set stays in cache for every batch size.
+ * Layout. A hidden layer of `in` inputs and `out` outputs is a matrix of in + 1 rows (the last is the bias: every input
+ * row ends in a constant 1) and `out` columns rounded up to whole vectors; the padding is zero and stays zero. The last
+ * layer is narrow, and rounding ten classes up to a vector of sixteen would waste six: it is stored the other way
+ * round, a row an output, and its outputs are (outputs, examples), so that a vector holds one class of many examples.
+ * Examples are read through row pointers. A batch is worked through in chunks of CHUNK examples, whose gradients add
+ * up: the working set stays in cache for every batch size.
  */
 #include <math.h>
 #include <stddef.h>
@@ -112,10 +114,13 @@ INLINE void panel(int kind, int turned, int nv, ptrdiff_t M, ptrdiff_t n0, ptrdi
         for (; n < N; n += VL) panel(kind, turned, 1, M, n, K, a, b, ldb, &t);                                \
     }
 PRODUCT(forward_relu, RELU, 0)
-PRODUCT(forward_plain, PLAIN, 0)
+PRODUCT(forward_last, PLAIN, 0)
 PRODUCT(backward, MASK, 0)
+PRODUCT(backward_last, MASK, 1)
 PRODUCT(gradient_add, ADD, 1)
 PRODUCT(gradient_update, UPDATE, 1)
+PRODUCT(gradient_add_last, ADD, 0)
+PRODUCT(gradient_update_last, UPDATE, 0)
 
 /* exp(x) for x <= 0, to about one unit in the last place: x = n ln 2 + r, a polynomial in r, n into the exponent. */
 INLINE vec vexp(vec x) {
@@ -132,66 +137,79 @@ INLINE vec vexp(vec x) {
     return p * (vec)((__builtin_convertvector(n, ivec) + 127) << 23);
 }
 
-/* Neighbours at distance `by` (a power of two) change places; halving `by` folds a vector into each of its places. */
-INLINE vec swapped(vec v, int by) {
+/* Lane j of the result is lane from[j] of a, or lane from[j] - VL of b. */
+INLINE vec mixed(vec a, vec b, ivec from) {
 #ifdef __clang__
     vec out;
-    for (int j = 0; j < VL; j++) out[j] = v[j ^ by];
+    for (int j = 0; j < VL; j++) out[j] = from[j] < VL ? a[from[j]] : b[from[j] - VL];
     return out;
 #else
-    return __builtin_shuffle(v, (ivec)PLACES ^ by);
+    return __builtin_shuffle(a, b, from);
 #endif
 }
-INLINE vec total(vec v) {
-    for (int by = VL / 2; by; by /= 2) v += swapped(v, by);
-    return v;
-}
-INLINE vec largest(vec v) {
-    for (int by = VL / 2; by; by /= 2) {
-        vec other = swapped(v, by);
-        v = pick(v > other, v, other);
-    }
+INLINE vec total(vec v) { /* the sum of the lanes, in each of them */
+    for (int by = VL / 2; by; by /= 2) v += mixed(v, v, (ivec)PLACES ^ by);
     return v;
 }
 
-/* In place, logits become d(mean cross-entropy)/d(logits) = (softmax(z) - onehot(label)) * scale; padding becomes 0.
- * Returns the sum of the losses, log(sum exp(z)) - z[label]; one logarithm serves many rows. */
-static double cross_entropy(int n, int classes, float *z, ptrdiff_t ld, const int32_t *label, float scale) {
-    const ivec place = PLACES;
-    const vec low = (vec){0} - 3e38f;
+/* One step of turning a square: pairs of rows at distance `by` exchange the halves that are not in place. */
+INLINE void exchange(vec *square, int by) {
+    const ivec place = PLACES, low = place + (((place & by) != 0) & (VL - by));
+    for (int r = 0; r < VL; r++)
+        if (!(r & by)) {
+            const vec a = square[r], b = square[r + by];
+            square[r] = mixed(a, b, low), square[r + by] = mixed(a, b, low + by);
+        }
+}
+
+/* to[j][i] = from[i][j], a square of vectors at a time. */
+static void transpose(int rows, int columns, const float *from, ptrdiff_t ldfrom, float *to, ptrdiff_t ldto) {
+    for (int i = 0; i < rows; i += VL)
+        for (int j = 0; j < columns; j += VL) {
+            vec square[VL];
+            for (int r = 0; r < VL; r++) square[r] = i + r < rows ? AT(from + (i + r) * ldfrom + j) : (vec){0};
+            exchange(square, 1);
+            exchange(square, 2);
+            if (VL > 4) exchange(square, 4);
+            if (VL > 8) exchange(square, 8);
+            for (int r = 0; r < VL && j + r < columns; r++) AT(to + (j + r) * ldto + i) = square[r];
+        }
+}
+
+/* In place, logits (classes, CHUNK) become d(mean cross-entropy)/d(logits) = (softmax(z) - onehot(label)) * scale.
+ * Returns the sum of the losses of n examples, log(sum exp(z)) - z[label]; one logarithm serves many of them. */
+static double cross_entropy(int n, int classes, float *z, const int32_t *label, float scale) {
     double loss = 0, product = 1;
-    for (int b = 0; b < n; b++, z += ld) {
-        vec top = low, sum = {0};
-        const float wanted = z[label[b]];
-        for (int j = 0; j < classes; j += VL) {
-            vec v = pick(place + j < classes, AT(z + j), low);
-            top = pick(v < top, top, v); /* NaN passes: divergence must show */
+    float sums[CHUNK];
+    for (int b = 0; b < n; b++) loss -= z[label[b] * CHUNK + b];
+    for (int b = 0; b < n; b += VL) {
+        vec top = AT(z + b), sum = {0};
+        for (int j = 1; j < classes; j++) {
+            vec v = AT(z + j * CHUNK + b);
+            top = pick(v < top, top, v);
         }
-        top = largest(top);
-        for (int j = 0; j < classes; j += VL) {
-            vec e = KEEP_IF(place + j < classes, vexp(AT(z + j) - top));
-            AT(z + j) = e;
-            sum += e;
-        }
-        sum = total(sum);
-        const float share = scale / sum[0]; /* not as a vector: vector divisions are slow */
-        loss += top[0] - wanted;
-        product *= sum[0];
+        for (int j = 0; j < classes; j++) sum += AT(z + j * CHUNK + b) = vexp(AT(z + j * CHUNK + b) - top); /* NaN passes */
+        const vec share = scale / sum;
+        for (int j = 0; j < classes; j++) AT(z + j * CHUNK + b) *= share;
+        AT(sums + b) = sum;
+        for (int e = 0; e < VL && b + e < n; e++) loss += top[e];
+    }
+    for (int b = 0; b < n; b++) {
+        product *= sums[b];
         if (product > 1e280) loss += log(product), product = 1;
-        for (int j = 0; j < classes; j += VL) AT(z + j) *= share;
-        z[label[b]] -= scale;
+        z[label[b] * CHUNK + b] -= scale;
     }
     return loss + log(product);
 }
 
 /* The same for the squared error, whose mean is over examples and outputs. */
-static double squared_error(int n, int outputs, float *z, ptrdiff_t ld, const float *const *target, float scale) {
+static double squared_error(int n, int outputs, float *z, const float *const *target, float scale) {
     double loss = 0;
-    for (int b = 0; b < n; b++, z += ld)
+    for (int b = 0; b < n; b++)
         for (int j = 0; j < outputs; j++) {
-            float error = z[j] - target[b][j];
+            float error = z[j * CHUNK + b] - target[b][j];
             loss += error * error;
-            z[j] = error * (2 * scale / outputs);
+            z[j * CHUNK + b] = error * (2 * scale / outputs);
         }
     return loss / outputs;
 }
@@ -217,109 +235,137 @@ static void backward_by_rows(int n, int in, int out, ptrdiff_t ldw, const float 
 #endif
 
 /* A network, and the room to work on CHUNK examples of it. Row pointers stand in for matrices, so that the examples
- * of a batch need not lie together. */
+ * of a batch need not lie together. Layer l reads h[l], a row an example; the last also reads it turned. */
 typedef struct {
     int layers, outputs;
     const int *sizes;
     float *const *weight;
-    float *h[MAX_LAYERS], *d[MAX_LAYERS];           /* activations, and the loss differentiated by them */
-    float *sum[MAX_LAYERS], *turned[MAX_LAYERS];    /* gradient of earlier chunks; transposed weights */
-    const float *input[MAX_LAYERS + 1][CHUNK], *signal[MAX_LAYERS][CHUNK], *target[CHUNK];
+    float *h[MAX_LAYERS], *d[MAX_LAYERS];        /* what layer l reads, and the loss differentiated by it */
+    float *across, *z;                           /* h of the last layer, turned; its outputs, then the loss by them */
+    float *sum[MAX_LAYERS], *turned[MAX_LAYERS]; /* gradient of earlier chunks; transposed weights */
+    const float *input[MAX_LAYERS][CHUNK], *signal[MAX_LAYERS][CHUNK], *target[CHUNK];
+    const float **z_row, **weight_row;           /* of the last layer */
     int32_t label[CHUNK];
-    int padded[MAX_LAYERS], ld[MAX_LAYERS];
+    int ld[MAX_LAYERS];                          /* row length of h and d */
+    float *scratch;
+    long used;
 } Net;
-
-static int padded_to(int n) { return (n + VL - 1) / VL * VL; }
 
 int vector_length(void) { return VL; }
 
-/* Floats of scratch that `train` and `evaluate` need; the scratch must be zero when it is first used. */
-long scratch_floats(int layers, const int *sizes) {
-    long total = 0;
-    for (int l = 0; l < layers; l++)
-        total += 2 * CHUNK * (padded_to(sizes[l + 1]) + VL) + (sizes[l] + 1) * padded_to(sizes[l + 1])
-                 + sizes[l + 1] * padded_to(sizes[l]);
-    return total;
+static int padded(int n) { return (n + VL - 1) / VL * VL; }
+static int rows_of(const Net *net, int l) { return l < net->layers - 1 ? net->sizes[l] + 1 : net->outputs; }
+static int row_length(const Net *net, int l) { return padded(l < net->layers - 1 ? net->sizes[l + 1] : net->sizes[l] + 1); }
+
+static float *room(Net *net, long floats) {
+    float *start = net->scratch ? net->scratch + net->used : NULL;
+    net->used += (floats + 15) / 16 * 16;
+    return start;
 }
 
+/* The scratch must be zero when it is first used; without one, this only counts what is needed. */
 static void lay_out(Net *net, int layers, const int *sizes, float *const *weight, float *scratch) {
+    const int last = layers - 1;
     net->layers = layers, net->sizes = sizes, net->outputs = sizes[layers], net->weight = weight;
+    net->scratch = scratch, net->used = 0;
     for (int l = 0; l < layers; l++) {
-        net->padded[l] = padded_to(sizes[l + 1]);
-        net->ld[l] = net->padded[l] + VL; /* room for the constant 1 */
-        net->h[l] = scratch, scratch += CHUNK * net->ld[l];
-        net->d[l] = scratch, scratch += CHUNK * net->ld[l];
-        net->sum[l] = scratch, scratch += (sizes[l] + 1) * net->padded[l];
-        net->turned[l] = scratch, scratch += sizes[l + 1] * padded_to(sizes[l]);
-        for (int b = 0; b < CHUNK; b++) {
-            net->input[l + 1][b] = net->h[l] + b * net->ld[l], net->signal[l][b] = net->d[l] + b * net->ld[l];
-            net->h[l][b * net->ld[l] + sizes[l + 1]] = 1;
-        }
+        net->ld[l] = padded(sizes[l]) + VL; /* room for the constant 1 */
+        net->h[l] = room(net, l || !last ? CHUNK * net->ld[l] : 0);
+        net->d[l] = room(net, l ? CHUNK * net->ld[l] : 0);
+        net->sum[l] = room(net, (long)rows_of(net, l) * row_length(net, l));
+        net->turned[l] = room(net, l && l < last ? (long)sizes[l + 1] * padded(sizes[l]) : 0);
     }
+    net->across = room(net, (long)(sizes[last] + 1) * CHUNK);
+    net->z = room(net, (long)net->outputs * CHUNK);
+    net->z_row = (const float **)room(net, 2 * net->outputs); /* a pointer takes the room of two floats, at most */
+    net->weight_row = (const float **)room(net, 2 * net->outputs);
+    if (!scratch) return;
+    for (int l = 0; l < layers; l++)
+        for (int b = 0; b < CHUNK && (l || !last); b++) {
+            net->input[l][b] = net->h[l] + b * net->ld[l], net->signal[l][b] = net->d[l] + b * net->ld[l];
+            net->h[l][b * net->ld[l] + sizes[l]] = 1;
+        }
+    for (int j = 0; j < net->outputs; j++)
+        net->z_row[j] = net->z + j * CHUNK, net->weight_row[j] = weight[last] + j * row_length(net, last);
+    for (int b = 0; b < CHUNK; b++) net->across[sizes[last] * CHUNK + b] = 1;
+}
+
+/* Floats of scratch that `train` and `evaluate` need. */
+long scratch_floats(int layers, const int *sizes) {
+    Net net;
+    lay_out(&net, layers, sizes, NULL, NULL);
+    return net.used;
 }
 
 /* Point at n examples: order[0] ... order[n - 1], or first, first + 1, ... where there is no order. */
 static void choose(Net *net, int n, const int32_t *order, ptrdiff_t first, const float *x, const int32_t *label,
                    const float *target) {
+    const int in = net->sizes[0];
     for (int b = 0; b < n; b++) {
         ptrdiff_t example = order ? order[first + b] : first + b;
-        net->input[0][b] = x + example * (net->sizes[0] + 1);
+        if (net->layers > 1) net->input[0][b] = x + example * (in + 1);
+        else memcpy(net->h[0] + b * net->ld[0], x + example * (in + 1), sizeof(float) * in);
         if (label) net->label[b] = label[example];
         else net->target[b] = target + example * net->outputs;
     }
 }
 
-/* The outputs of the chosen examples, into d of the last layer. */
+/* The outputs of the chosen examples, into z: (outputs, CHUNK). */
 static void forward(Net *net, int n) {
-    int l = 0;
-    for (; l < net->layers - 1; l++) {
-        const int ld = net->ld[l], padded = net->padded[l], out = net->sizes[l + 1];
-        forward_relu(n, padded, net->sizes[l] + 1, net->input[l], net->weight[l], padded,
-                     (Target){.out = net->h[l], .ld = ld});
-        if (padded > out) /* the padding held the constant 1 */
-            for (int b = 0; b < n; b++) net->h[l][b * ld + out] = 1;
+    const int last = net->layers - 1, in = net->sizes[last];
+    for (int l = 0; l < last; l++) {
+        const int out = net->sizes[l + 1], length = row_length(net, l), ld = net->ld[l + 1];
+        forward_relu(n, length, net->sizes[l] + 1, net->input[l], net->weight[l], length,
+                     (Target){.out = net->h[l + 1], .ld = ld});
+        for (int b = 0; b < n && length > out; b++) net->h[l + 1][b * ld + out] = 1; /* the padding held it */
     }
-    forward_plain(n, net->padded[l], net->sizes[l] + 1, net->input[l], net->weight[l], net->padded[l],
-                  (Target){.out = net->d[l], .ld = net->ld[l]});
+    transpose(n, in, net->h[last], net->ld[last], net->across, CHUNK);
+    forward_last(net->outputs, padded(n), in + 1, net->weight_row, net->across, CHUNK,
+                 (Target){.out = net->z, .ld = CHUNK});
 }
 
 /* The sum of the losses; outputs become the gradient of (scale * that sum). */
 static double loss_and_signal(Net *net, int n, int classes, float scale) {
-    const int last = net->layers - 1;
-    return classes ? cross_entropy(n, net->outputs, net->d[last], net->ld[last], net->label, scale)
-                   : squared_error(n, net->outputs, net->d[last], net->ld[last], net->target, scale);
+    return classes ? cross_entropy(n, net->outputs, net->z, net->label, scale)
+                   : squared_error(n, net->outputs, net->z, net->target, scale);
 }
 
 /* Transposed weights for the backward product, except where it is done by rows: for batches too small to pay. */
-static int by_rows(const Net *net, int l, int n) { return n * (net->padded[l] / VL + 8) < 2 * net->sizes[l + 1]; }
+static int by_rows(const Net *net, int l, int n) { return n * (row_length(net, l) / VL + 8) < 2 * net->sizes[l + 1]; }
 
-static void turn(Net *net, int l) {
-    const int in = net->sizes[l], out = net->sizes[l + 1];
-    for (int i = 0; i < in; i++)
-        for (int j = 0; j < out; j++) net->turned[l][j * net->padded[l - 1] + i] = net->weight[l][i * net->padded[l] + j];
+/* The signal that layer l sends to the one below. */
+static void send_back(Net *net, int l, int n, int first) {
+    const int in = net->sizes[l], out = net->sizes[l + 1], length = row_length(net, l), ld = net->ld[l];
+    const Target t = {.out = net->d[l], .ld = ld, .active = net->h[l]};
+    if (l == net->layers - 1) {
+        backward_last(n, padded(in), out, net->z_row, net->weight[l], length, t);
+        for (int b = 0; b < n && padded(in) > in; b++) net->d[l][b * ld + in] = 0; /* the constant sends no signal */
+    } else if (by_rows(net, l, n))
+        backward_by_rows(n, in, length, length, net->weight[l], net->signal[l + 1], net->d[l], net->h[l], ld);
+    else {
+        if (first) transpose(in, out, net->weight[l], length, net->turned[l], padded(in));
+        backward(n, padded(in), out, net->signal[l + 1], net->turned[l], padded(in), t);
+    }
 }
 
 /* The backward pass of a chunk, from the last layer to the first; on the final chunk of a batch each layer is
  * updated as soon as the layer below has its signal. */
 static void backward_and_update(Net *net, int n, int first, int final, float *const *velocity, Rule rule) {
     for (int l = net->layers - 1; l >= 0; l--) {
-        const int padded = net->padded[l], below = l ? net->padded[l - 1] : 0;
-        if (l && by_rows(net, l, n))
-            backward_by_rows(n, net->sizes[l], padded, padded, net->weight[l], net->signal[l], net->d[l - 1],
-                             net->h[l - 1], net->ld[l - 1]);
-        else if (l) {
-            if (first) turn(net, l);
-            backward(n, below, net->sizes[l + 1], net->signal[l], net->turned[l], below,
-                     (Target){.out = net->d[l - 1], .ld = net->ld[l - 1], .active = net->h[l - 1]});
-        }
-        Target t = {.out = first && final ? NULL : net->sum[l], .ld = padded, .weight = net->weight[l],
+        const int rows = rows_of(net, l), length = row_length(net, l);
+        if (l) send_back(net, l, n, first);
+        Target t = {.out = first && final ? NULL : net->sum[l], .ld = length, .weight = net->weight[l],
                     .velocity = velocity[l], .rule = rule};
-        if (first && !final) memset(net->sum[l], 0, sizeof(float) * (net->sizes[l] + 1) * padded);
-        (final ? gradient_update : gradient_add)(net->sizes[l] + 1, padded, n, net->input[l], net->d[l], net->ld[l], t);
+        if (first && !final) memset(net->sum[l], 0, sizeof(float) * rows * length);
+        if (l == net->layers - 1)
+            (final ? gradient_update_last : gradient_add_last)(rows, length, n, net->z_row, net->h[l], net->ld[l], t);
+        else
+            (final ? gradient_update : gradient_add)(rows, length, n, net->input[l], net->d[l + 1], net->ld[l + 1], t);
     }
 }
 
-/* sizes: inputs, hidden widths, outputs (layers + 1 numbers). weight[l], velocity[l]: (sizes[l] + 1, padded).
+/* sizes: inputs, hidden widths, outputs (layers + 1 numbers). weight[l], velocity[l]: (sizes[l] + 1, padded outputs),
+ * of the last layer (outputs, padded sizes[l] + 1).
  * x: rows of sizes[0] + 1 floats, the last 1. label: the class of each row; or NULL, and then target: rows of outputs.
  * Step s takes the examples order[start[s]] ... order[start[s + 1] - 1] and the learning rate lr[s].
  * Adds the losses of the examples to *losses. Returns the steps made: fewer than `steps` where the mean loss of a
@@ -356,7 +402,6 @@ double evaluate(int layers, const int *sizes, float *const *weight, const float 
                 const float *target, int64_t examples, int64_t *right, float *scratch) {
     Net net;
     lay_out(&net, layers, sizes, weight, scratch);
-    const int last = layers - 1;
     double loss = 0;
     *right = 0;
     for (int64_t at = 0; at < examples; at += CHUNK) {
@@ -364,10 +409,9 @@ double evaluate(int layers, const int *sizes, float *const *weight, const float 
         choose(&net, n, NULL, at, x, label, target);
         forward(&net, n);
         for (int b = 0; label && b < n; b++) { /* the first of the largest, as argmax has it */
-            const float *z = net.d[last] + b * net.ld[last];
             int best = 0;
             for (int j = 1; j < net.outputs; j++)
-                if (z[j] > z[best]) best = j;
+                if (net.z[j * CHUNK + b] > net.z[best * CHUNK + b]) best = j;
             *right += best == net.label[b];
         }
         loss += loss_and_signal(&net, n, label != NULL, 1);

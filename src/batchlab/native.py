@@ -25,6 +25,7 @@ from batchlab.data import epoch_order
 from batchlab.lanes import Lane, row
 
 FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+PROCESSORS = (["-march=native"], [])  # some compilers do not know their own processor
 OPTIMIZERS = ("sgd", "momentum", "nesterov")
 MAX_LAYERS = 16
 
@@ -38,7 +39,7 @@ def library():
     if compiler:
         with tempfile.TemporaryDirectory(prefix="batchlab-", ignore_cleanup_errors=True) as folder:
             target = Path(folder) / "lane.so"
-            for processor in (["-march=native"], []):  # some compilers do not know their own processor
+            for processor in PROCESSORS:
                 command = [compiler, *FLAGS, *processor, str(source), "-o", str(target), "-lm"]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode == 0:
@@ -102,8 +103,14 @@ def train(plan, runs, threads):
     step.prepare(runs[0])  # for its checks
     parts = {part: _laid_out(*getattr(runs[0].data, part)) for part in ("train", *runs[0].evaluate)}
     built = {run.seed: models.build(run.model, run.seed) for run in runs}  # not in threads: torch's seed is global
+    by_seed = sorted(range(len(runs)), key=lambda i: runs[i].seed)  # neighbours share the order of their examples
+
+    def one(i):
+        return _advance(lib, runs[i], plan, parts, _network(lib, built[runs[i].seed]))
+
     with ThreadPoolExecutor(threads) as pool:  # the kernel runs outside the interpreter's lock, so threads will do
-        return list(pool.map(lambda run: _advance(lib, run, plan, parts, _network(lib, built[run.seed])), runs))
+        trained = dict(zip(by_seed, pool.map(one, by_seed), strict=True))
+    return [trained[i] for i in range(len(runs))]
 
 
 def _laid_out(x, y):
@@ -130,7 +137,8 @@ def _aligned(*shape):
 
 @dataclass(frozen=True)
 class _Network:
-    """A lane's weights as the kernel wants them: per layer (inputs + 1, outputs rounded up to whole vectors)."""
+    """A lane's weights as the kernel wants them: per layer (inputs + 1, outputs rounded up to whole vectors), of the
+    last layer the other way round."""
 
     sizes: tuple
     weights: list
@@ -147,10 +155,12 @@ class _Network:
 def _network(lib, model):
     layers, vector = linear_layers(model), lib.vector_length()
     sizes = (layers[0].in_features, *(layer.out_features for layer in layers))
-    weights = [_aligned(layer.in_features + 1, -(-layer.out_features // vector) * vector) for layer in layers]
-    for layer, w in zip(layers, weights, strict=True):
-        w[:-1, : layer.out_features] = layer.weight.detach().numpy().T
-        w[-1, : layer.out_features] = layer.bias.detach().numpy()
+    weights = []
+    for layer in layers:
+        w = np.hstack([layer.weight.detach().numpy(), layer.bias.detach().numpy()[:, None]])  # (outputs, inputs + 1)
+        w = w if layer is layers[-1] else w.T
+        weights.append(_aligned(len(w), -(-w.shape[1] // vector) * vector))
+        weights[-1][:, : w.shape[1]] = w
     scratch = _aligned(lib.scratch_floats(len(layers), (ctypes.c_int * len(sizes))(*sizes)))
     return _Network(sizes, weights, [_aligned(*w.shape) for w in weights], scratch)
 
@@ -159,7 +169,7 @@ def _advance(lib, run, plan, parts, net):
     """Train a network, in place, from wherever it stands, and record it as a lane."""
     x, y = parts["train"]
     lr = (run.lr * plan.factors).astype(np.float32)
-    orders, order = _orders(run, plan), np.empty(0, np.int32)
+    orders, waiting = _orders(run, plan), []
     momentum, weight_decay = (dict(run.optimizer.settings).get(k, 0.0) for k in ("momentum", "weight_decay"))
     at, seconds, diverged = 0, 0.0, False
     rows = [row(run, plan, 0, None, seconds, float("nan"), _measure(lib, run, net, parts))]
@@ -169,8 +179,11 @@ def _advance(lib, run, plan, parts, net):
             break
         began = perf_counter()
         start = plan.examples[at : stop + 1] - plan.examples[at]
-        while len(order) < start[-1]:
-            order = np.concatenate([order, next(orders)])
+        held = sum(map(len, waiting))
+        while held < start[-1]:
+            waiting.append(next(orders))
+            held += len(waiting[-1])
+        order = np.concatenate(waiting)
         losses = ctypes.c_double()
         made = lib.train(
             *net.arguments(), net.moving(), _address(x), *_answers(y), _address(order), _address(start), stop - at,
@@ -179,7 +192,7 @@ def _advance(lib, run, plan, parts, net):
         )  # fmt: skip
         diverged = made < stop - at
         tried = made + diverged  # the batch that diverged counts in the mean loss, but not as a step
-        at, order = at + made, order[start[-1] :]
+        at, waiting = at + made, [order[start[-1] :]]
         seconds += perf_counter() - began
         found = _measure(lib, run, net, parts)
         mean = losses.value / int(start[tried])
@@ -191,7 +204,13 @@ def _advance(lib, run, plan, parts, net):
 def _orders(run, plan):
     """One array of example numbers an epoch: as many of each as the plan uses."""
     for epoch, used in enumerate(plan.used):
-        yield epoch_order(len(run.data.train[0]), run.seed, epoch, run.order)[:used].astype(np.int32)
+        yield _order(len(run.data.train[0]), run.seed, epoch, run.order)[:used]
+
+
+@lru_cache(maxsize=256)
+def _order(examples, seed, epoch, order):
+    """Drawing an order costs as much as a few steps; lanes that differ in their learning rate only share theirs."""
+    return epoch_order(examples, seed, epoch, order).astype(np.int32)
 
 
 def _answers(y):
