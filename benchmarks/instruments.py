@@ -1,15 +1,19 @@
-"""Curvature, throughput and memory: measured against exact values and against public packages.
+"""The instruments against exact values and beside public packages: python benchmarks/instruments.py [TABLE ...]
 
-Run with ``python benchmarks/instruments.py``. The peers are optional: ``pip install curvlinops-for-pytorch
-lightning``; without one its rows are left out. Times are the best of three runs taking turns.
+Tables in Markdown, all of them unless some are named (a wrong name lists them). Peers are optional, and without one its
+rows are left out: ``pip install lightning gns-pytorch`` and, since their dependencies would replace a CPU build of
+torch, ``pip install --no-deps curvlinops-for-pytorch backpack-for-pytorch unfoldNd einops einconv``. Times are the best
+of several runs taking turns. The tables on noise are in _noise.py.
 """
 
+import argparse
 import importlib.util
 import itertools
 import logging
 import time
 import warnings
 
+import _noise
 import numpy as np
 import scipy.sparse.linalg
 import torch
@@ -297,10 +301,21 @@ def largest_exactness():
         print("Lightning is not installed: its rows are missing.")
 
 
+TABLES = {
+    "curvature": curvature_exactness, "cost": curvature_cost, "throughput": throughput_exactness,
+    "memory": memory_exactness, "largest": largest_exactness, "noise": _noise.exact_least_squares,
+    "coverage": _noise.coverage, "peers": _noise.beside_peers, "training": _noise.cost_in_training,
+}  # fmt: skip
+
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(TABLES))
+    parser.add_argument("--threads", type=int, default=1)
+    asked = parser.parse_args()
+    for name in asked.tables:
+        if name not in TABLES:
+            parser.error(f"TABLE = {name!r}: expected some of {', '.join(TABLES)}")
+    torch.set_num_threads(asked.threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    curvature_exactness()
-    curvature_cost()
-    throughput_exactness()
-    memory_exactness()
-    largest_exactness()
+    for name in asked.tables or TABLES:
+        TABLES[name]()

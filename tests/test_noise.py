@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats as scipy_stats
 from threadpoolctl import threadpool_limits
 from torch.nn import functional as F
 
@@ -292,13 +293,13 @@ def pairs(b_simple, steps, micro_batch, parts, seed, size=64):
     return (g**2).sum(2).mean(1), (g.mean(1) ** 2).sum(1)
 
 
-def test_two_batch_intervals_cover():
-    hits = np.array(
-        [
-            [covered(noise.two_batch(*pairs(b, 60, 8, 4, [60, i, s]), 8, 32).b_simple, b) for s in range(SEEDS)]
-            for i, b in enumerate(LEVELS)
-        ]
-    )
+@pytest.mark.parametrize("interval", ["fieller", "bootstrap"])
+def test_two_batch_intervals_cover(interval):
+    def hit(b, seed):
+        found = noise.two_batch(*pairs(b, 60, 8, 4, seed), 8, 32, interval=interval, seed=seed[-1])
+        return covered(found.b_simple, b)
+
+    hits = np.array([[hit(b, [60, i, s]) for s in range(SEEDS)] for i, b in enumerate(LEVELS)])
     assert 0.93 <= hits.mean() <= 0.97, hits.mean(1)
 
 
@@ -414,11 +415,25 @@ def test_two_batch_takes_the_ratio_of_means():
     assert noise.two_batch(small, big, 1, 8).b_simple.estimate == pytest.approx(trace.sum() / norm.sum())
 
 
-def test_two_batch_where_nothing_can_be_told():
+def test_the_bootstrap_resamples_steps_and_comes_from_its_seed():
+    small, big = pairs(10.0, 30, 8, 4, seed=1)
+    trace, norm = (small - big) / (1 / 8 - 1 / 32), (big / 8 - small / 32) / (1 / 8 - 1 / 32)
+    found = [noise.two_batch(small, big, 8, 32, interval="bootstrap", seed=s).b_simple for s in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+    oracle = scipy_stats.bootstrap(
+        (trace, norm), lambda a, b, axis: a.mean(axis) / b.mean(axis), paired=True, method="percentile", random_state=0
+    ).confidence_interval
+    assert found[0].estimate == noise.two_batch(small, big, 8, 32).b_simple.estimate
+    assert (found[0].low, found[0].high) == pytest.approx((oracle.low, oracle.high), rel=0.05)
+
+
+@pytest.mark.parametrize("interval", ["fieller", "bootstrap"])
+def test_two_batch_where_nothing_can_be_told(interval):
     small, big = pairs(1e9, 40, 8, 4, seed=4)
-    found = noise.two_batch(small, big, 8, 32)
+    found = noise.two_batch(small, big, 8, 32, interval=interval)
     assert math.isinf(found.b_simple.high)
-    reversed_ = noise.two_batch([1.0, 1.01, 0.99], [0.01, 0.011, 0.009], 1, 2)  # |G|^2 comes out surely negative
+    bad = [1.0, 1.01, 0.99], [0.01, 0.011, 0.009]
+    reversed_ = noise.two_batch(*bad, 1, 2, interval=interval)  # |G|^2 comes out surely negative
     assert math.isnan(reversed_.b_simple.estimate)
     assert (reversed_.b_simple.low, reversed_.b_simple.high) == (0.0, math.inf)
 
@@ -565,6 +580,7 @@ def test_bad_input_is_refused_by_every_measurement(name):
         (lambda a: noise.two_batch([1.0, -1.0], [1.0, 1.0], 1, 2), "small_squared"),
         (lambda a: noise.two_batch([1.0, 2.0], [1.0, 1.0], 2, 2), "batch_size"),
         (lambda a: noise.two_batch([1.0, 2.0], [1.0, 1.0], 1, 4, population=3), "population"),
+        (lambda a: noise.two_batch([1.0, 2.0], [1.0, 1.0], 1, 4, interval="t"), "interval"),
     ],
 )
 def test_a_bad_number_is_named(call, name):

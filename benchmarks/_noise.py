@@ -1,14 +1,7 @@
-"""The noise instruments against exact values, and beside public packages in one run.
-
-    python benchmarks/noise.py [exact] [coverage] [peers] [training]
-
-Tables in Markdown, all of them unless some are named. Peers are optional: ``pip install gns-pytorch`` and
-``pip install --no-deps backpack-for-pytorch unfoldNd einops``.
-"""
+"""The part of instruments.py that measures noise: against exact values, and beside public packages in one run."""
 
 import copy
 import math
-import sys
 import time
 
 import numpy as np
@@ -104,13 +97,20 @@ def coverage(seeds=400):
         x = torch.from_numpy(planted(b, (256,), decay, random)).float()
         return noise.noise_scale(Planted(64), lambda o, y: o.mean(), x, torch.zeros(256)).b_simple
 
-    def pairs(b, decay, random):
-        g = planted(b, (60, 32), decay, random)
-        small = (g.reshape(60, 4, 8, 64).mean(2) ** 2).sum(2).mean(1)
-        return noise.two_batch(small, (g.mean(1) ** 2).sum(1), 8, 32).b_simple
+    def pairs(steps, interval):
+        def measure(b, decay, random):
+            g = planted(b, (steps, 32), decay, random)
+            small = (g.reshape(steps, 4, 8, 64).mean(2) ** 2).sum(2).mean(1)
+            return noise.two_batch(small, (g.mean(1) ** 2).sum(1), 8, 32, interval=interval).b_simple
 
+        return measure
+
+    methods = {"noise_scale, 256 examples": direct}
+    for steps in (60, 10):
+        for how in ("fieller", "bootstrap"):
+            methods[f"two_batch, {steps} steps of 32 in eights, {how}"] = pairs(steps, how)
     rows = []
-    for name, measure in [("noise_scale, 256 examples", direct), ("two_batch, 60 steps of 32 in eights", pairs)]:
+    for name, measure in methods.items():
         for decay in (0.0, 1.0, 2.0):
             cells = []
             for i, b in enumerate((1.0, 10.0, 100.0, 1000.0, 10_000.0)):
@@ -235,19 +235,3 @@ def cost_in_training():
         ratio = seconds[pair] / seconds[step]
         rows.append((batch_size, f"{ratio:.2f}", f"{100 * ratio / 25:.1f}%", f"{100 * ratio / 100:.1f}%"))
     table("Cost of norm_pair during training", ["batch size", "in steps", "every 25th step", "every 100th step"], rows)
-
-
-if __name__ == "__main__":
-    chosen = sys.argv[1:] or ["exact", "coverage", "peers", "training"]
-    torch.set_num_threads(2)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    if "exact" in chosen:
-        exact_least_squares()
-    if "coverage" in chosen:
-        torch.set_num_threads(1)  # thousands of tiny measurements: threads would only wait for one another
-        coverage()
-        torch.set_num_threads(2)
-    if "peers" in chosen:
-        beside_peers()
-    if "training" in chosen:
-        cost_in_training()
