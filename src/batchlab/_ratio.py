@@ -7,8 +7,6 @@ from functools import cache
 import numpy as np
 from scipy import special, stats
 
-from batchlab._seeds import generator
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -145,13 +143,13 @@ def fieller(top, bottom, covariance, t):
     return Estimate(estimate, float(max((b - root) / a, (b + root) / a)), math.inf)
 
 
-def bootstrapped(top, bottom, seed, resamples=2000):
+def bootstrapped(top, bottom, rng, resamples=2000):
     """The ``Estimate`` of mean(top) / mean(bottom) by the percentile bootstrap over rows, after Efron (1979).
 
     Percentiles are taken of bottom / top, which passes smoothly through 0 where the ratio jumps from infinity to minus
     infinity. As in ``fieller``, an end is infinite where mean(bottom) cannot be told from 0.
     """
-    rows = generator(seed, "noise").integers(len(top), size=(resamples, len(top)))
+    rows = rng.integers(len(top), size=(resamples, len(top)))
     tops, bottoms = top[rows].mean(1), bottom[rows].mean(1)
     inverse = np.where(tops > 0, bottoms / np.where(tops > 0, tops, 1.0), np.copysign(math.inf, bottoms))
     least, most = np.quantile(inverse, [0.025, 0.975], method="inverted_cdf")

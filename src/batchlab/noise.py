@@ -25,6 +25,7 @@ from batchlab._check import array, count, fail, one_of
 from batchlab._gradients import AT_ONCE, at_least_single, at_once, checked, gradients, products
 from batchlab._probe import check_batch, check_deterministic, first_odd
 from batchlab._ratio import Estimate, Parts, bootstrapped, estimates, fieller, ratio, student_t
+from batchlab._seeds import generator
 
 
 @dataclass(frozen=True)
@@ -309,5 +310,7 @@ def two_batch(small_squared, big_squared, micro_batch, batch_size, population=No
     return NoiseScale(
         Estimate(float(mean_norm), float(mean_norm - half_norm), float(mean_norm + half_norm)),
         Estimate(float(mean_trace), float(mean_trace - half_trace), float(mean_trace + half_trace)),
-        fieller(mean_trace, mean_norm, covariance, t) if interval == "fieller" else bootstrapped(trace, norm, seed),
+        fieller(mean_trace, mean_norm, covariance, t)
+        if interval == "fieller"
+        else bootstrapped(trace, norm, generator(seed, "noise")),
     )
