@@ -306,6 +306,7 @@ def test_overhead_batch_is_where_the_fitted_law_spends_that_many_more_examples()
     law = stats.fit_steps_to_target(batch_sizes, [w * 100 * (1 + 64 / batch_sizes) for w in (0.9, 1.0, 1.2)])
     batch, fewest = law.overhead_batch(0.2).estimate, 1e-6
     assert batch * law.steps(batch) == pytest.approx(1.2 * fewest * law.steps(fewest), rel=1e-5)
+    assert law.steps(batch) == pytest.approx(1.2 * law.perfect_scaling(batch))
     for bad in (0, -0.1, math.inf, True, "much"):
         with pytest.raises(ValueError, match="overhead"):
             law.overhead_batch(bad)

@@ -180,8 +180,8 @@ def steps_to_target(batch_sizes, steps, fit, ax=None, label="measured"):
         _check.fail("fit", (s_min, b_c), "a fit whose S_min and B_c are finite and above 0")
     ax = _axes(ax)
     x = np.geomspace(batch_sizes.min(), batch_sizes.max(), 200)
-    (law,) = ax.plot(x, s_min * (1 + b_c / x), label="S_min (1 + B_c / B)")
-    ax.plot(x, s_min * b_c / x, color="0.4", linestyle="--", linewidth=1.2, label="perfect scaling")
+    (law,) = ax.plot(x, fit.steps(x), label="S_min (1 + B_c / B)")
+    ax.plot(x, fit.perfect_scaling(x), color="0.4", linestyle="--", linewidth=1.2, label="perfect scaling")
     mean = np.exp(np.log(steps).mean(0))
     spread = [mean - steps.min(0), steps.max(0) - mean]
     ax.errorbar(

@@ -63,6 +63,15 @@ class StepsToTarget:
         """The fitted number of steps at a batch size (a number or an array)."""
         return self.s_min.estimate * (1 + self.b_c.estimate / np.asarray(batch_size, dtype=float))
 
+    def perfect_scaling(self, batch_size):
+        """The steps if twice the batch always halved them: s_min b_c / B, what the law comes to far below b_c.
+
+        >>> law = StepsToTarget(Interval(100, 90, 110), Interval(64, 60, 70), 0.01)
+        >>> float(law.perfect_scaling(32)), float(law.steps(32))
+        (200.0, 300.0)
+        """
+        return self.s_min.estimate * self.b_c.estimate / np.asarray(batch_size, dtype=float)
+
     def overhead_batch(self, overhead=0.2):
         """The batch size that needs ``overhead`` more examples than the fewest possible, as an ``Interval``.
 
