@@ -27,10 +27,10 @@ book: $(SITE) ## build the book as HTML (sets up .venv the first time) and print
 test: $(VENV)/.test lint ## package, every notebook, the built site in a browser, style: everything CI checks
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
 
-lab: $(VENV)/.tools ## open the chapters in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir chapters
+lab: $(VENV)/.lab ## open the chapters in JupyterLab (the clinic is in book, and needs the extra tools)
+	$(BIN)/jupyter lab --notebook-dir . --FileContentsManager.preferred_dir=chapters
 
-execute: $(VENV)/.book ## run every notebook in place and store its outputs (make execute CHAPTERS=chapters/01-*.ipynb for one)
+execute: $(VENV)/.tools ## run every notebook in place and store its outputs (make execute CHAPTERS=chapters/01-*.ipynb for one)
 	$(BIN)/python book/_ext/chapters.py execute $(CHAPTERS)
 
 bench: $(VENV)/.bench ## run the benchmarks, one table a script
@@ -65,4 +65,8 @@ $(VENV)/.bench: $(VENV)/.test
 
 $(VENV)/.tools: $(VENV)/.book
 	$(PIP) --editable ".[tools]"
+	@touch $@
+
+$(VENV)/.lab: $(VENV)/.book
+	$(PIP) --editable ".[lab]"
 	@touch $@

@@ -120,14 +120,14 @@ def test_a_package_missing_inside_batchlab_is_not_taken_for_batchlab(tmp_path):
     assert done.stderr.strip().endswith("No module named 'no_such_package'")
 
 
-def test_the_published_site_opens_its_chapters_in_colab(stamped):
-    page = BeautifulSoup(
-        (built(stamped) / "chapters" / f"{FIRST.stem}.html").read_text(encoding="utf-8"), "html.parser"
-    )
-    links = [a["href"] for a in page.find_all("a", href=True)]
-    colab = f"https://colab.research.google.com/github/{REPOSITORY}/blob/notebooks/chapters/{FIRST.name}"
-    assert colab in links
-    assert f"{REPOSITORY}@" in page.get_text()
+def test_the_published_site_opens_its_notebooks_in_colab(stamped):
+    site = built(stamped)
+    for path in chapters.notebooks(stamped):
+        place = path.relative_to(stamped)
+        page = BeautifulSoup((site / place).with_suffix(".html").read_text(encoding="utf-8"), "html.parser")
+        links = [a["href"] for a in page.find_all("a", href=True)]
+        assert f"https://colab.research.google.com/github/{REPOSITORY}/blob/notebooks/{place.as_posix()}" in links
+        assert f"{REPOSITORY}@" in page.get_text()
 
 
 def test_no_address_of_a_repository_is_written_in_the_book():

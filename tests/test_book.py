@@ -9,6 +9,7 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
+import chapters
 from conftest import ROOT
 
 pytestmark = pytest.mark.site
@@ -38,7 +39,7 @@ def toc():
 
 def test_every_page_is_in_the_contents():
     """A chapter or page that stands in the tree is in the table of contents, and the other way round."""
-    found = [*(ROOT / "chapters").glob("*.ipynb"), *(ROOT / "book").glob("*.md")]
+    found = [*chapters.notebooks(ROOT), *(ROOT / "book").glob("*.md")]
     assert toc() == sorted(path.relative_to(ROOT).with_suffix("").as_posix() for path in found)
 
 
@@ -122,9 +123,9 @@ def test_every_image_has_alt_text(pages):
     assert {name: found for name, soup in pages.items() if (found := without_alt(soup))} == {}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "chapters").glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", chapters.notebooks(ROOT), ids=lambda p: p.stem)
 def test_the_alt_text_of_every_figure_reaches_its_page(pages, path):
-    shown = {img.get("alt") for img in pages[f"chapters/{path.stem}.html"].find_all("img")}
+    shown = {img.get("alt") for img in pages[f"{path.parent.name}/{path.stem}.html"].find_all("img")}
     cells = nbformat.read(path, as_version=4).cells
     written = {cell.metadata.get("mystnb", {}).get("image", {}).get("alt") for cell in cells} - {None}
     assert written <= shown

@@ -1,9 +1,10 @@
-"""The chapters keep their form. Their outputs are validated by nbval, which re-runs every cell of every chapter."""
+"""The notebooks keep their form. Their outputs are validated by nbval, which re-runs every cell of every notebook."""
 
 import copy
 import re
 import subprocess
 import sys
+import tomllib
 
 import nbformat
 import pytest
@@ -12,13 +13,22 @@ from nbformat import v4
 import chapters
 from conftest import ROOT
 
-FILES = sorted((ROOT / "chapters").glob("*.ipynb"))
+FILES = chapters.notebooks(ROOT)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_chapter_keeps_the_form(path):
-    assert re.fullmatch(r"\d\d(-[a-z0-9]+)+", path.stem)
+def test_notebook_keeps_the_form(path):
+    assert path.parent.name != "chapters" or re.fullmatch(r"\d\d(-[a-z0-9]+)+", path.stem)
     assert chapters.faults(path) == []
+
+
+def test_no_notebook_is_left_out():
+    """Those that are executed, stamped and held to the form are all there are, and nbval is sent to each of them."""
+    listed = subprocess.run(["git", "ls-files", "*.ipynb"], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert sorted(listed.stdout.split()) == sorted(path.relative_to(ROOT).as_posix() for path in FILES)
+    places = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    sent = {path for place in places["tool"]["pytest"]["ini_options"]["testpaths"] for path in ROOT.glob(place)}
+    assert [path for path in FILES if not sent & {path, *path.parents}] == []
 
 
 def test_the_front_picture_is_what_its_chapter_drew():

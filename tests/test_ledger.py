@@ -43,6 +43,10 @@ def test_every_chapter_in_the_repository_is_one_of_the_plan(written):
     assert set(written) <= set(page.CHAPTERS)
 
 
+def test_only_chapters_check_claims():
+    assert {name: found["calls"] for name, found in page.chapters(BOOK).items() if found["calls"]} == {}
+
+
 def test_every_reference_is_cited_somewhere():
     text = "".join(p.read_text(encoding="utf-8") for d in ("book", "chapters") for p in (ROOT / d).glob("*.*[mb]*"))
     for key in page.bibliography(BOOK / "references.bib"):

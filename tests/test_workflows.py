@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import chapters
 from conftest import ROOT
 
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -59,6 +60,12 @@ def test_rights_are_the_least(path):
 def test_no_workflow_pastes_an_expression_into_a_shell(path):
     scripts = [step["run"] for step in steps(yaml.safe_load(path.read_text(encoding="utf-8"))) if "run" in step]
     assert scripts and [script for script in scripts if "${{" in script] == []
+
+
+def test_publish_sends_every_notebook_to_the_branch_that_the_buttons_open():
+    publish = (ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8")
+    places = re.search(r"git add --force (.*)", publish)[1].split()
+    assert [p for p in chapters.notebooks(ROOT) if not any(p.relative_to(ROOT).match(place) for place in places)] == []
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""The chapters as files: run them in place, hold them to their form, and stamp the copy that is published.
+"""The notebooks as files: run them in place, hold them to their form, and stamp the copy that is published.
 
     python book/_ext/chapters.py execute [chapters/NN-slug.ipynb ...]
     python book/_ext/chapters.py stamp OWNER/NAME@REF
 
-A chapter's file is a function of its cells: ids come from the cells' sources, metadata holds what a reader's Jupyter
-needs and nothing of the machine it ran on. So `normalised` applied twice changes nothing, and a test holds every
-committed chapter to that.
+The notebooks are the chapters and the clinic, which keeps their form. A notebook's file is a function of its cells: ids
+come from the cells' sources, metadata holds what a reader's Jupyter needs and nothing of the machine it ran on. So
+`normalised` applied twice changes nothing, and a test holds every committed notebook to that.
 """
 
 import argparse
@@ -51,6 +51,11 @@ TAGS = {"hide-input", "hide-output", "remove-input", "timing", "nbval-ignore-out
 KEPT = ("tags", "mystnb")  # metadata of a cell that means something to this book
 IGNORING = re.compile(r"(NBVAL_|PYTEST_VALIDATE_)")
 TIMING = re.compile(r"\d\s*(ns|µs|ms|s|min|seconds|examples/s|steps/s|%)(?!\w)")
+
+
+def notebooks(root=CHAPTERS.parent):
+    """Return the paths of the notebooks in the tree at ``root``: the chapters, then what else of the book is run."""
+    return [path for folder in ("chapters", "book") for path in sorted((Path(root) / folder).glob("*.ipynb"))]
 
 
 def normalised(notebook):
@@ -192,9 +197,9 @@ def _owner_and_name(repository):
 
 
 def stamp(repository, root=CHAPTERS.parent):
-    """Write a repository's address into the tree at ``root``: every chapter's setup cell, and the site's Colab buttons.
+    """Write a repository's address into the tree at ``root``: the notebooks' setup cells and the site's Colab buttons.
 
-    The buttons open the chapters of the branch ``notebooks``, where publish.yml puts the stamped ones.
+    The buttons open the notebooks of the branch ``notebooks``, where publish.yml puts the stamped ones.
     """
     address = f"https://github.com/{_owner_and_name(repository)}"
     config = Path(root) / "_config.yml"
@@ -204,7 +209,7 @@ def stamp(repository, root=CHAPTERS.parent):
     text = text.replace('colab_url: ""', 'colab_url: "https://colab.research.google.com"')
     text += f'\nrepository:\n  url: "{address}"\n  branch: notebooks\n'
     config.write_text(text, encoding="utf-8", newline="\n")
-    for path in sorted((Path(root) / "chapters").glob("*.ipynb")):
+    for path in notebooks(root):
         notebook = stamped(nbformat.read(path, as_version=4), repository)
         path.write_text(dumped(notebook), encoding="utf-8", newline="\n")
 
@@ -218,7 +223,7 @@ def main(arguments=None):
     stamps.add_argument("repository", help="OWNER/NAME@REF")
     given = parser.parse_args(arguments)
     if given.command == "execute":
-        execute(given.paths or sorted(CHAPTERS.glob("*.ipynb")))
+        execute(given.paths or notebooks())
     else:
         stamp(given.repository)
 
