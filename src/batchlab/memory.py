@@ -1,9 +1,10 @@
 """Where the bytes of a training step go, how they grow with the batch, and the largest batch that fits.
 
-While the loss waits to be differentiated a step holds: parameters, buffers, gradients and the optimiser's
-state, which do not depend on the batch; and the batch itself and the activations that the backward pass
-will need, which grow with it. So bytes(B) = a + b B. Temporary tensors inside a forward or backward kernel,
-and what an allocator rounds up, come on top: on a GPU compare with ``torch.cuda.max_memory_allocated``.
+A step needs parameters, buffers, gradients and the optimiser's state, which do not depend on the batch; and
+the batch itself and the activations kept for the backward pass, which grow with it. So bytes(B) = a + b B.
+It is an account by kind, not a moment: the backward pass makes the gradients while it frees the activations
+(under accumulation both are held at once). Temporary tensors, a large part in a shallow network, and what an
+allocator rounds up come on top: on a GPU compare with ``torch.cuda.max_memory_allocated``.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from ._probe import check_batch, check_model, device_of, preserved
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes held by one training step with ``batch_size`` examples at the end of its forward pass.
+    """Bytes that one training step with ``batch_size`` examples needs, by kind; not all are held at one moment.
 
     ``parameters``, ``buffers``, ``gradients`` (as large as the trained parameters), ``optimiser`` (its
     state after a step), ``activations`` (saved for the backward pass; neither parameters nor the batch),
