@@ -27,10 +27,11 @@ enum { VL = 8, MR = 6, NV = 2 };
 enum { VL = 4, MR = 4, NV = 4 };
 #define PLACES {0, 1, 2, 3}
 #endif
-enum { MR1 = 16, CHUNK = 128, MAX_LAYERS = 16 }; /* MR1: rows of a tile one vector wide */
+enum { MR1 = 16, CHUNK = 64, MAX_LAYERS = 16 }; /* MR1: rows of a tile one vector wide */
 
 typedef float vec __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+typedef double widevec __attribute__((vector_size(VL * 8), aligned(8)));
 #define INLINE static inline __attribute__((always_inline))
 #define AT(p) (*(vec *)(p))
 #define KEEP_IF(mask, v) ((vec)((ivec)(v) & (mask)))
@@ -117,8 +118,10 @@ PRODUCT(forward_relu, RELU, 0)
 PRODUCT(forward_last, PLAIN, 0)
 PRODUCT(backward, MASK, 0)
 PRODUCT(backward_last, MASK, 1)
+PRODUCT(gradient_store, PLAIN, 1)
 PRODUCT(gradient_add, ADD, 1)
 PRODUCT(gradient_update, UPDATE, 1)
+PRODUCT(gradient_store_last, PLAIN, 0)
 PRODUCT(gradient_add_last, ADD, 0)
 PRODUCT(gradient_update_last, UPDATE, 0)
 
@@ -179,25 +182,32 @@ static void transpose(int rows, int columns, const float *from, ptrdiff_t ldfrom
 /* In place, logits (classes, CHUNK) become d(mean cross-entropy)/d(logits) = (softmax(z) - onehot(label)) * scale.
  * Returns the sum of the losses of n examples, log(sum exp(z)) - z[label]; one logarithm serves many of them. */
 static double cross_entropy(int n, int classes, float *z, const int32_t *label, float scale) {
-    double loss = 0, product = 1;
-    float sums[CHUNK];
-    for (int b = 0; b < n; b++) loss -= z[label[b] * CHUNK + b];
+    const ivec place = PLACES;
+    const vec zero = {0};
+    float wanted[CHUNK];
+    vec margins = zero;
+    widevec products = (widevec){0} + 1;
+    for (int b = 0; b < n; b++) wanted[b] = z[label[b] * CHUNK + b];
     for (int b = 0; b < n; b += VL) {
-        vec top = AT(z + b), sum = {0};
+        const ivec inside = place + b < n;
+        vec top = AT(z + b), sum = zero;
         for (int j = 1; j < classes; j++) {
             vec v = AT(z + j * CHUNK + b);
             top = pick(v < top, top, v);
         }
-        for (int j = 0; j < classes; j++) sum += AT(z + j * CHUNK + b) = vexp(AT(z + j * CHUNK + b) - top); /* NaN passes */
+        for (int j = 0; j < classes; j++) /* NaN passes: divergence must show */
+            sum += AT(z + j * CHUNK + b) = vexp(AT(z + j * CHUNK + b) - top);
+        margins += KEEP_IF(inside, top - AT(wanted + b));
+        products *= __builtin_convertvector(pick(inside, sum, zero + 1), widevec);
         const vec share = scale / sum;
         for (int j = 0; j < classes; j++) AT(z + j * CHUNK + b) *= share;
-        AT(sums + b) = sum;
-        for (int e = 0; e < VL && b + e < n; e++) loss += top[e];
     }
-    for (int b = 0; b < n; b++) {
-        product *= sums[b];
-        if (product > 1e280) loss += log(product), product = 1;
-        z[label[b] * CHUNK + b] -= scale;
+    for (int b = 0; b < n; b++) z[label[b] * CHUNK + b] -= scale;
+    double loss = 0, product = 1;
+    for (int lane = 0; lane < VL; lane++) {
+        loss += margins[lane];
+        if (!(product * products[lane] < 1e300)) loss += log(product), product = 1;
+        product *= products[lane];
     }
     return loss + log(product);
 }
@@ -356,11 +366,10 @@ static void backward_and_update(Net *net, int n, int first, int final, float *co
         if (l) send_back(net, l, n, first);
         Target t = {.out = first && final ? NULL : net->sum[l], .ld = length, .weight = net->weight[l],
                     .velocity = velocity[l], .rule = rule};
-        if (first && !final) memset(net->sum[l], 0, sizeof(float) * rows * length);
         if (l == net->layers - 1)
-            (final ? gradient_update_last : gradient_add_last)(rows, length, n, net->z_row, net->h[l], net->ld[l], t);
+            (final ? gradient_update_last : first ? gradient_store_last : gradient_add_last)(rows, length, n, net->z_row, net->h[l], net->ld[l], t);
         else
-            (final ? gradient_update : gradient_add)(rows, length, n, net->input[l], net->d[l + 1], net->ld[l + 1], t);
+            (final ? gradient_update : first ? gradient_store : gradient_add)(rows, length, n, net->input[l], net->d[l + 1], net->ld[l + 1], t);
     }
 }
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 
 import numpy as np
@@ -103,14 +104,26 @@ def train(plan, runs, threads):
     step.prepare(runs[0])  # for its checks
     parts = {part: _laid_out(*getattr(runs[0].data, part)) for part in ("train", *runs[0].evaluate)}
     built = {run.seed: models.build(run.model, run.seed) for run in runs}  # not in threads: torch's seed is global
-    by_seed = sorted(range(len(runs)), key=lambda i: runs[i].seed)  # neighbours share the order of their examples
+    orders = _orders(runs[0], plan)
 
     def one(i):
-        return _advance(lib, runs[i], plan, parts, _network(lib, built[runs[i].seed]))
+        return _advance(lib, runs[i], plan, parts, _network(lib, built[runs[i].seed]), orders)
 
+    order = _by_seed(runs, threads)
     with ThreadPoolExecutor(threads) as pool:  # the kernel runs outside the interpreter's lock, so threads will do
-        trained = dict(zip(by_seed, pool.map(one, by_seed), strict=True))
+        trained = dict(zip(order, pool.map(one, order), strict=True))
     return [trained[i] for i in range(len(runs))]
+
+
+def _by_seed(runs, threads):
+    """In which order to train: a seed for each thread, with all its learning rates, for they share their data's order."""
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    turn, met = {seed: i for i, seed in enumerate(seeds)}, dict.fromkeys(seeds, 0)
+    keys = []
+    for run in runs:
+        keys.append((turn[run.seed] // threads, met[run.seed], turn[run.seed]))
+        met[run.seed] += 1
+    return sorted(range(len(runs)), key=keys.__getitem__)
 
 
 def _laid_out(x, y):
@@ -165,11 +178,10 @@ def _network(lib, model):
     return _Network(sizes, weights, [_aligned(*w.shape) for w in weights], scratch)
 
 
-def _advance(lib, run, plan, parts, net):
+def _advance(lib, run, plan, parts, net, orders):
     """Train a network, in place, from wherever it stands, and record it as a lane."""
     x, y = parts["train"]
     lr = (run.lr * plan.factors).astype(np.float32)
-    orders, waiting = _orders(run, plan), []
     momentum, weight_decay = (dict(run.optimizer.settings).get(k, 0.0) for k in ("momentum", "weight_decay"))
     at, seconds, diverged = 0, 0.0, False
     rows = [row(run, plan, 0, None, seconds, float("nan"), _measure(lib, run, net, parts))]
@@ -179,11 +191,7 @@ def _advance(lib, run, plan, parts, net):
             break
         began = perf_counter()
         start = plan.examples[at : stop + 1] - plan.examples[at]
-        held = sum(map(len, waiting))
-        while held < start[-1]:
-            waiting.append(next(orders))
-            held += len(waiting[-1])
-        order = np.concatenate(waiting)
+        order = orders(run.seed, int(plan.examples[at]), int(plan.examples[stop]))
         losses = ctypes.c_double()
         made = lib.train(
             *net.arguments(), net.moving(), _address(x), *_answers(y), _address(order), _address(start), stop - at,
@@ -192,7 +200,7 @@ def _advance(lib, run, plan, parts, net):
         )  # fmt: skip
         diverged = made < stop - at
         tried = made + diverged  # the batch that diverged counts in the mean loss, but not as a step
-        at, waiting = at + made, [order[start[-1] :]]
+        at += made
         seconds += perf_counter() - began
         found = _measure(lib, run, net, parts)
         mean = losses.value / int(start[tried])
@@ -202,15 +210,26 @@ def _advance(lib, run, plan, parts, net):
 
 
 def _orders(run, plan):
-    """One array of example numbers an epoch: as many of each as the plan uses."""
-    for epoch, used in enumerate(plan.used):
-        yield _order(len(run.data.train[0]), run.seed, epoch, run.order)[:used]
+    """A function of (seed, start, stop): the numbers of the examples a lane meets from the start-th to the stop-th.
 
+    Drawing an epoch's order costs as much as a few steps: lanes that differ in their learning rate only share it, and
+    threads take turns, since two that draw at once fight over the interpreter's lock and take three times as long.
+    """
+    ends, drawing = np.cumsum(plan.used), Lock()
 
-@lru_cache(maxsize=256)
-def _order(examples, seed, epoch, order):
-    """Drawing an order costs as much as a few steps; lanes that differ in their learning rate only share theirs."""
-    return epoch_order(examples, seed, epoch, order).astype(np.int32)
+    @lru_cache(maxsize=16)
+    def epoch(seed, number):
+        return epoch_order(len(run.data.train[0]), seed, number, run.order)[: plan.used[number]].astype(np.int32)
+
+    @lru_cache(maxsize=64)
+    def stretch(seed, start, stop):
+        first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+        skipped = start - (ends[first] - plan.used[first])
+        with drawing:
+            drawn = [epoch(seed, number) for number in range(first, last + 1)]
+        return np.concatenate(drawn)[skipped:][: stop - start]
+
+    return stretch
 
 
 def _answers(y):
