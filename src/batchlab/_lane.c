@@ -265,7 +265,9 @@ int vector_length(void) { return VL; }
 
 static int padded(int n) { return (n + VL - 1) / VL * VL; }
 static int rows_of(const Net *net, int l) { return l < net->layers - 1 ? net->sizes[l] + 1 : net->outputs; }
-static int row_length(const Net *net, int l) { return padded(l < net->layers - 1 ? net->sizes[l + 1] : net->sizes[l] + 1); }
+static int row_length(const Net *net, int l) {
+    return padded(l < net->layers - 1 ? net->sizes[l + 1] : net->sizes[l] + 1);
+}
 
 static float *room(Net *net, long floats) {
     float *start = net->scratch ? net->scratch + net->used : NULL;
@@ -358,18 +360,32 @@ static void send_back(Net *net, int l, int n, int first) {
     }
 }
 
+/* The last layer's update (or what this chunk adds to it). Where the bias would stand alone in a vector, it is summed
+ * apart: a product for its sake would cost as much as sixteen inputs. */
+static void update_last(Net *net, int n, int first, int final, Target t) {
+    const int l = net->layers - 1, in = net->sizes[l], alone = in % VL == 0, columns = (int)t.ld - alone * VL;
+    const ivec place = PLACES;
+    (final ? gradient_update_last : first ? gradient_store_last : gradient_add_last)(
+        net->outputs, columns, n, net->z_row, net->h[l], net->ld[l], t);
+    for (int j = 0; alone && j < net->outputs; j++) {
+        vec sum = {0};
+        for (int b = 0; b < n; b += VL) sum += KEEP_IF(place + b < n, AT(net->z_row[j] + b));
+        finish(final ? UPDATE : first ? PLAIN : ADD, KEEP_IF(place < 1, total(sum)), &t, j * t.ld + in);
+    }
+}
+
 /* The backward pass of a chunk, from the last layer to the first; on the final chunk of a batch each layer is
  * updated as soon as the layer below has its signal. */
 static void backward_and_update(Net *net, int n, int first, int final, float *const *velocity, Rule rule) {
     for (int l = net->layers - 1; l >= 0; l--) {
-        const int rows = rows_of(net, l), length = row_length(net, l);
+        const int length = row_length(net, l);
+        const Target t = {.out = first && final ? NULL : net->sum[l], .ld = length, .weight = net->weight[l],
+                          .velocity = velocity[l], .rule = rule};
         if (l) send_back(net, l, n, first);
-        Target t = {.out = first && final ? NULL : net->sum[l], .ld = length, .weight = net->weight[l],
-                    .velocity = velocity[l], .rule = rule};
-        if (l == net->layers - 1)
-            (final ? gradient_update_last : first ? gradient_store_last : gradient_add_last)(rows, length, n, net->z_row, net->h[l], net->ld[l], t);
+        if (l == net->layers - 1) update_last(net, n, first, final, t);
         else
-            (final ? gradient_update : first ? gradient_store : gradient_add)(rows, length, n, net->input[l], net->d[l + 1], net->ld[l + 1], t);
+            (final ? gradient_update : first ? gradient_store : gradient_add)(
+                net->sizes[l] + 1, length, n, net->input[l], net->d[l + 1], net->ld[l + 1], t);
     }
 }
 

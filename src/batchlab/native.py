@@ -116,7 +116,7 @@ def train(plan, runs, threads):
 
 
 def _by_seed(runs, threads):
-    """In which order to train: a seed for each thread, with all its learning rates, for they share their data's order."""
+    """In which order to train: a seed for each thread, with all its learning rates, for they share an order of data."""
     seeds = list(dict.fromkeys(run.seed for run in runs))
     turn, met = {seed: i for i, seed in enumerate(seeds)}, dict.fromkeys(seeds, 0)
     keys = []
