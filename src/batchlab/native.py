@@ -116,14 +116,9 @@ def train(plan, runs, threads):
 
 
 def _by_seed(runs, threads):
-    """In which order to train: a seed for each thread, with all its learning rates, for they share an order of data."""
+    """In which order to train: as many seeds at a time as threads, since the rates of a seed share its orders."""
     seeds = list(dict.fromkeys(run.seed for run in runs))
-    turn, met = {seed: i for i, seed in enumerate(seeds)}, dict.fromkeys(seeds, 0)
-    keys = []
-    for run in runs:
-        keys.append((turn[run.seed] // threads, met[run.seed], turn[run.seed]))
-        met[run.seed] += 1
-    return sorted(range(len(runs)), key=keys.__getitem__)
+    return sorted(range(len(runs)), key=lambda i: seeds.index(runs[i].seed) // threads)
 
 
 def _laid_out(x, y):
