@@ -36,10 +36,11 @@ execute: $(VENV)/.tools ## run every notebook in place and store its outputs (ma
 bench: $(VENV)/.bench ## run the benchmarks, one table a script
 	@for script in benchmarks/[a-z]*.py; do $(BIN)/python "$$script" || exit 1; done
 
-lint: $(VENV)/.test ## style of code and notebooks, spelling
+lint: $(VENV)/.test ## style of code and notebooks, spelling, and which module may import which
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m codespell_lib
+	$(BIN)/lint-imports --no-logo
 
 clean: ## remove what was built; .venv stays
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis

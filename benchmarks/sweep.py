@@ -40,9 +40,15 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from batchlab import data, lanes, models, native, optim  # noqa: E402
-from batchlab.sweep import sweep  # noqa: E402
-from batchlab.train import Run  # noqa: E402
+from batchlab import (  # noqa: E402
+    Run,
+    data,
+    models,
+    optim,
+    sweep,
+)
+from batchlab.engine import kernel, native, stacked  # noqa: E402
+from batchlab.engine.plan import plan as planned  # noqa: E402
 
 SIZES, SEEDS, RATES, LR, MOMENTUM = (64, 64, 10), 8, np.geomspace(1e-4, 1e-2, 8), 1e-3, 0.9
 LANES = SEEDS * len(RATES)
@@ -232,7 +238,7 @@ def a_run(batch_size):
 
 def ours(batch_size):
     """What ``native.train`` does, on networks that already stand, as the rivals' do."""
-    run, lib = a_run(batch_size), native.library()
+    run, lib = a_run(batch_size), kernel.library()
     parts = {"train": native._laid_out(*run.data.train)}
     runs = [replace(run, lr=lr, seed=seed) for lr in RATES for seed in range(SEEDS)]
     runs = [runs[i] for i in native._by_seed(runs, THREADS)]
@@ -240,7 +246,7 @@ def ours(batch_size):
     pool = ThreadPoolExecutor(THREADS)
 
     def advance(steps):
-        plan = lanes.plan(replace(run, steps=steps))
+        plan = planned(replace(run, steps=steps))
         orders = native._orders(run, plan)
         list(pool.map(lambda r, net: native._advance(lib, r, plan, parts, net, orders), runs, nets))
 
@@ -248,12 +254,12 @@ def ours(batch_size):
 
 
 def our_stack(batch_size, compiled=False):
-    """``lanes.train`` as it is, with building the networks."""
+    """``stacked.train`` as it is, with building the networks."""
     runs = [replace(a_run(batch_size), lr=lr, seed=seed) for seed in range(SEEDS) for lr in RATES]
 
     def advance(steps):
         long = [replace(run, steps=steps) for run in runs]
-        lanes.train(lanes.plan(long[0]), long, compiled)
+        stacked.train(planned(long[0]), long, compiled)
 
     return advance, LANES
 
@@ -347,7 +353,7 @@ def whole_sweep(quick):
         data=dataset, model=models.mlp((40, 100, 100, 10)), optimizer=optim.momentum(MOMENTUM), lr=0.1, batch_size=4,
         examples=60_000, device="cpu", evaluate=("val",), evaluate_every=60_000,
     )  # fmt: skip
-    native.library.cache_clear()  # the compilation of the kernel is part of the cold start
+    kernel.library.cache_clear()  # the compilation of the kernel is part of the cold start
     began = time.perf_counter()
     table = sweep(run, batch_size=batches, lr=rates, seed=seeds)
     took = time.perf_counter() - began
@@ -390,7 +396,7 @@ def payback(networks=16, batch_size=32):
         )  # fmt: skip
         took = {}
         for compiled in (False, True):
-            found = lanes.train(lanes.plan(run), [replace(run, seed=seed) for seed in range(networks)], compiled)
+            found = stacked.train(planned(run), [replace(run, seed=seed) for seed in range(networks)], compiled)
             _, first, _, last = (networks * row["seconds"] for row in found[0].rows)  # after 0, 40, 80, 120 steps
             took[compiled] = (last - first) / 80, first - (last - first) / 2
         (eager, _), (fast, compiling) = took[False], took[True]

@@ -13,7 +13,7 @@ import pandas
 import pytest
 from test_resume import GRID, a_run, without_time
 
-from batchlab.sweep import sweep
+from batchlab import sweep
 
 pytestmark = pytest.mark.filterwarnings("default")  # the clusters' own warnings are not ours to mend
 

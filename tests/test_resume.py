@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pandas
 
-from batchlab import data, models, native, optim
-from batchlab.sweep import sweep
-from batchlab.train import Run
+from batchlab import Run, data, models, optim, sweep
+from batchlab.engine import kernel
 
 SRC = str(Path(__file__).parents[1] / "src")
 GRID = dict(batch_size=[4, 16], lr=[0.01, 0.03, 0.1], seed=range(40))
@@ -20,9 +19,9 @@ KILLED_AGAIN_AND_AGAIN = """
 import os, signal, sys, time
 sys.path[:0] = {paths!r}
 from test_resume import GRID, a_run
-from batchlab import native
-from batchlab.sweep import sweep
-native.library()
+from batchlab.engine import kernel
+from batchlab import sweep
+kernel.library()
 for line in sys.stdin:  # a delay and a directory
     delay, folder = line.strip().split(" ", 1)
     child = os.fork()
@@ -47,7 +46,7 @@ def without_time(table):
 
 
 def test_killed_twenty_times_a_sweep_still_gives_the_same_table(tmp_path):
-    native.library()  # compile first, so that the sweep alone is timed
+    kernel.library()  # compile first, so that the sweep alone is timed
     began = time.perf_counter()
     want = without_time(sweep(a_run(), **GRID))
     whole = time.perf_counter() - began

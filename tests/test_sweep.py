@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchlab import data, lanes, models, native, optim, outcomes, schedules
-from batchlab.sweep import _compiling_pays, _engine, _grid, _units, sweep
-from batchlab.train import Run, fit
+from batchlab import Run, data, fit, models, optim, outcomes, schedules
+from batchlab.engine import kernel, native, stacked
+from batchlab.engine.plan import Lane, plan
+from batchlab.engine.sweep import _compiling_pays, _engine, _grid, _units, sweep
 
 SPIRALS = data.two_spirals(60, val=20, test=20)
 WAVES = data.mnist1d(60, val=20, test=20, signals=True)
@@ -93,9 +94,9 @@ def test_a_lane_equals_fit_whoever_shares_its_stack(
         precision="float64", **extra,
     )  # fmt: skip
     runs = [replace(run, lr=lr, seed=seed) for lr, seed in grid]
-    results = lanes.train(lanes.plan(run), runs)
+    results = stacked.train(plan(run), runs)
     assert_equals_fit(results[-1], runs[-1], 1e-8)
-    alone = lanes.train(lanes.plan(run), runs[-1:])[0]
+    alone = stacked.train(plan(run), runs[-1:])[0]
     pandas.testing.assert_frame_equal(
         pandas.DataFrame(alone.rows).drop(columns="seconds"), pandas.DataFrame(results[-1].rows).drop(columns="seconds")
     )
@@ -106,7 +107,7 @@ def test_a_lane_equals_fit_whoever_shares_its_stack(
 def test_every_optimizer_stacks(network, optimizer):
     run = a_run(network, optimizer=optimizer, precision="float64", lr=0.01)
     runs = [replace(run, lr=lr, seed=seed) for lr in (0.01, 0.1) for seed in (0, 1)]
-    assert_equals_fit(lanes.train(lanes.plan(run), runs)[1], runs[1], 1e-8)
+    assert_equals_fit(stacked.train(plan(run), runs)[1], runs[1], 1e-8)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -138,18 +139,18 @@ def test_the_kernel_equals_fit(
         drop_last=drop_last, steps=50, seed=seed, device="cpu", evaluate_every=1000,
     )  # fmt: skip
     assert native.suits(run)
-    assert_equals_fit(native.train(lanes.plan(run), [run], 1)[0], run, 3e-5)
+    assert_equals_fit(native.train(plan(run), [run], 1)[0], run, 3e-5)
 
 
 def test_the_kernel_for_any_processor_equals_fit(monkeypatch):
     """Compiled without -march=native, a vector has four lanes on x86-64 and on ARM; the layout depends on that."""
-    monkeypatch.setattr(native, "PROCESSORS", ([],))
-    plain = native.library.__wrapped__()
+    monkeypatch.setattr(kernel, "PROCESSORS", ([],))
+    plain = kernel.library.__wrapped__()
     assert plain.vector_length() == 4
     monkeypatch.setattr(native, "library", lambda: plain)
     for sizes, batch_size in itertools.product([(40, 10), (40, 33, 17, 10)], [1, 3, 37, 150]):
         run = a_run("cnn", data=data.mnist1d(400, val=130, test=1), model=models.mlp(sizes), batch_size=batch_size)
-        assert_equals_fit(native.train(lanes.plan(run), [run], 1)[0], run, 3e-5)
+        assert_equals_fit(native.train(plan(run), [run], 1)[0], run, 3e-5)
 
 
 @pytest.mark.parametrize("engine", ["native", "stacked", "loop"])
@@ -159,9 +160,7 @@ def test_divergence_and_targets_end_a_lane_as_in_fit(engine):
     ended = set()
     for (lr, seed), rows in table.groupby(["lr", "seed"]):
         rows = rows.drop(columns=["batch_size", "lr", "seed"]).reset_index(drop=True)
-        lane = lanes.Lane(
-            rows.drop(columns=["diverged", "reached"]).to_dict("records"), rows.diverged[0], rows.reached[0]
-        )
+        lane = Lane(rows.drop(columns=["diverged", "reached"]).to_dict("records"), rows.diverged[0], rows.reached[0])
         assert_equals_fit(lane, replace(run, lr=lr, seed=seed), 1e-4)
         ended.add((bool(lane.diverged), bool(lane.reached), len(rows) < 21))
     assert {(True, False, True), (False, True, True), (False, False, False)} <= ended
@@ -177,7 +176,7 @@ def test_compiled_lanes_equal_stacked_ones():
 
 def test_divergence_shows_in_the_kernel_for_nan_too():
     run = a_run("linear", optimizer=optim.sgd(), lr=1e30, loss_bound=float(np.finfo(np.float64).max))
-    lane = native.train(lanes.plan(run), [run], 1)[0]
+    lane = native.train(plan(run), [run], 1)[0]
     assert lane.diverged and not np.isfinite(lane.rows[-1]["batch_loss"])
     assert fit(run).diverged
 
@@ -201,11 +200,11 @@ def test_compiling_waits_for_runs_that_pay_for_it():
 def test_a_machine_without_a_compiler_gets_one_warning_and_the_same_table(monkeypatch):
     run = a_run(steps=20)
     want = sweep(run, lr=[0.01, 0.1], seed=[0, 1]).drop(columns="seconds")
-    native.library.cache_clear()
-    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    kernel.library.cache_clear()
+    monkeypatch.setattr(kernel.shutil, "which", lambda name: None)
     with pytest.warns(RuntimeWarning, match="no C compiler") as caught:
         got = [sweep(run, lr=[0.01, 0.1], seed=[0, 1]).drop(columns="seconds") for _ in range(2)]
-    native.library.cache_clear()
+    kernel.library.cache_clear()
     assert len(caught) == 1
     pandas.testing.assert_frame_equal(got[0], want, rtol=1e-4)
     pandas.testing.assert_frame_equal(got[1], want, rtol=1e-4)
@@ -214,7 +213,7 @@ def test_a_machine_without_a_compiler_gets_one_warning_and_the_same_table(monkey
 def test_stacks_are_cut_to_the_memory_given():
     run = a_run("cnn")
     grid = _grid(run, [10], [0.1, 0.2], range(5))
-    one = lanes.bytes_of_a_lane(run)
+    one = stacked.bytes_of_a_lane(run)
     assert [len(u) for u in _units(grid, "stacked", 4 * one, 1)] == [4, 4, 2]
     assert [len(u) for u in _units(grid, "stacked", 1, 1)] == [1] * 10
     whole = sweep(run, lr=[0.1], seed=[0, 1, 2], engine="stacked")
@@ -225,8 +224,8 @@ def test_stacks_are_cut_to_the_memory_given():
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_change_nothing(threads):
     runs = [replace(a_run(), lr=lr, seed=seed) for lr in (0.01, 0.1) for seed in (0, 1, 2)]
-    want = [native.train(lanes.plan(run), [run], 1)[0].rows for run in runs]
-    got = [lane.rows for lane in native.train(lanes.plan(runs[0]), runs, threads)]
+    want = [native.train(plan(run), [run], 1)[0].rows for run in runs]
+    got = [lane.rows for lane in native.train(plan(runs[0]), runs, threads)]
     strip = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows] for rows in (*want, *got)]
     np.testing.assert_equal(strip[: len(runs)], strip[len(runs) :])
 
@@ -328,7 +327,7 @@ def test_a_full_disk_costs_the_files_but_not_the_table(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     want = quick(None)
-    monkeypatch.setattr("batchlab.cache.os.fsync", full)
+    monkeypatch.setattr("batchlab.engine.store.os.fsync", full)
     with pytest.warns(RuntimeWarning, match="No space left") as caught:
         got = quick(tmp_path)
     assert len(caught) == 1 and not list(tmp_path.iterdir())

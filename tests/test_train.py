@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from batchlab import data, models, optim, schedules, step
-from batchlab.train import Run, fit
+from batchlab import Run, data, fit, models, optim, schedules
+from batchlab.training import step
 
 DIGITS = data.digits()
 DIGITS = replace(DIGITS, train=tuple(t[:145] for t in DIGITS.train))  # 145 examples: ragged for most batch sizes

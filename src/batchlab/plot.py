@@ -201,7 +201,7 @@ def throughput(measured, ax=None, label="measured"):
     Returns:
         The ``Axes``, both axes logarithmic; the grey band is the knee's interval.
 
-    >>> from batchlab.throughput import StepLaw, Throughput, Timing
+    >>> from batchlab.instruments.throughput import StepLaw, Throughput, Timing
     >>> law = StepLaw(1e-3, 1e-5, 100.0, (1e-3, 1e-3), (1e-5, 1e-5), (90.0, 110.0), 0.5, 0.0)
     >>> timings = tuple(Timing(b, 1e-3 + 1e-5 * b, 1e-3 + 1e-5 * b, 1e-3 + 1e-5 * b, (), True) for b in (1, 100))
     >>> throughput(Throughput(timings, law)).get_lines()[0].get_label()
@@ -304,7 +304,7 @@ def loss_along_line(line, ax=None, label=None):
     Returns:
         The ``Axes``; a mark stands on each of the two solutions, at 0 and 1, where they are among the positions.
 
-    >>> from batchlab.curvature import Line
+    >>> from batchlab.instruments.curvature import Line
     >>> ax = loss_along_line(Line(np.array([0, 0.5, 1]), np.array([1.0, 3.0, 2.0])))
     >>> ax.get_lines()[1].get_ydata().tolist()
     [1.0, 2.0]

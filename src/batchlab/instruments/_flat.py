@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from batchlab._check import fail, number
-from batchlab._probe import check_batch, check_deterministic, check_mean_loss, check_model, first_odd
+from batchlab.instruments._probe import check_batch, check_deterministic, check_mean_loss, check_model, first_odd
 
 AT_ONCE = 1024  # examples whose gradients are held at once, where memory allows more
 

@@ -5,90 +5,16 @@ of lanes, and each lane has its own data order, initial weights and learning rat
 target leaves the stack.
 """
 
-from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
 import torch
 from torch.func import functional_call, grad_and_value, vmap
 
-from batchlab import models, step
-from batchlab.schedules import constant
+from batchlab.engine.plan import Lane, row
+from batchlab.training import models, step
 
 EVALUATED_AT_ONCE = 2**16  # examples times lanes, in one forward pass of an evaluation
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What all lanes of a stack have in common, step by step.
-
-    ``examples`` (S + 1,): examples seen before each step, and at the end. ``sizes`` (S,): the batch size that the
-    schedule asks for (the last batch of an epoch may be smaller). ``factors`` (S,): what the schedule multiplies the
-    base learning rate by. ``stops``: the step counts after which an evaluation is due, the last step included.
-    ``used``: how many examples of each epoch's order are used.
-    """
-
-    examples: np.ndarray
-    sizes: np.ndarray
-    factors: np.ndarray
-    stops: tuple
-    used: tuple
-
-
-@dataclass(frozen=True)
-class Lane:
-    """A lane's rows (dicts, as ``train.History.table`` has them), and how it ended."""
-
-    rows: list
-    diverged: bool
-    reached: bool
-
-
-def plan(run):
-    """The ``Plan`` of ``run`` and of every run that differs from it in lr and seed only.
-
-    >>> from batchlab import data, models, optim, train
-    >>> run = train.Run(data=data.digits(), model=models.linear(64, 10), optimizer=optim.sgd(), lr=0.1,
-    ...                 batch_size=1000, epochs=2)
-    >>> plan(run).examples.tolist(), plan(run).stops
-    ([0, 1000, 1437, 2437, 2874], (2, 4))
-    """
-    examples, used = [0], []
-    total = len(run.data.train[0])
-    for index in step.batches(run, order="replacement" if run.order == "replacement" else "fixed"):
-        if index[0] == 0 or not used:  # in fixed order, example 0 begins an epoch
-            used.append(0)
-        used[-1] += len(index)
-        examples.append(examples[-1] + len(index))
-    if run.order == "replacement":  # one endless stream: every epoch's order is used up
-        used = [total] * -(-examples[-1] // total)
-    sizes, factors = np.full(len(examples) - 1, run.batch_size), np.ones(len(examples) - 1)
-    if not isinstance(run.batch_schedule, constant):
-        sizes = np.array([step.size_at(run, seen) for seen in examples[:-1]])
-    if not isinstance(run.lr_schedule, constant):
-        unit = replace(run, lr=1.0)
-        factors = np.array([step.learning_rate(unit, seen) for seen in examples[:-1]])
-    stops = [s for s in range(1, len(examples)) if step.due(run, examples[s - 1], examples[s])]
-    if not stops or stops[-1] != len(sizes):
-        stops.append(len(sizes))
-    return Plan(np.array(examples, np.int64), sizes, factors, tuple(stops), tuple(used))
-
-
-def row(run, plan, at, last, seconds, batch_loss, found):
-    """The row of a lane after ``at`` steps; ``last`` is the step whose lr and batch size it shows (None at first)."""
-    return {
-        "step": at,
-        "examples": int(plan.examples[at]),
-        "epoch": int(plan.examples[at]) / len(run.data.train[0]),
-        "seconds": seconds,
-        "step_lr": run.lr if last is None else float(run.lr * plan.factors[last]),
-        "step_batch_size": run.batch_size if last is None else int(plan.sizes[last]),
-        "batch_loss": batch_loss,
-        **found,
-    }
-
-
-# ---------------------------------------------------------------- one stacked model
 
 
 def train(plan, runs, compiled=False):
@@ -154,7 +80,7 @@ def stacked_step(run, model):
     """One step of a whole stack: (params, buffers, state, averaged, x, y, lr) -> (losses, and the first four anew).
 
     Every tensor has a leading dimension of lanes: x ``(lanes, b, ...)``, lr and losses ``(lanes,)``. Lane by lane
-    it is the step of ``train.fit``.
+    it is the step of ``fit``.
     """
 
     def loss(params, buffers, x, y):

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from batchlab._check import array, count, fail, one_of
-from batchlab._gradients import AT_ONCE, at_least_single, at_once, checked, gradients, products
-from batchlab._probe import check_batch, check_deterministic, first_odd
-from batchlab._ratio import Estimate, Parts, bootstrapped, estimates, fieller, ratio, student_t
 from batchlab._seeds import generator
+from batchlab.instruments._flat import AT_ONCE, at_least_single, at_once, checked, gradients, products
+from batchlab.instruments._probe import check_batch, check_deterministic, first_odd
+from batchlab.instruments._ratio import Estimate, Parts, bootstrapped, estimates, fieller, ratio, student_t
 
 
 @dataclass(frozen=True)

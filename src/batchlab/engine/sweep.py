@@ -1,7 +1,7 @@
 """Sweeps: the same run for a grid of batch sizes, learning rates and seeds, as one tidy table.
 
 The lanes of one batch size are trained together, in units of work that joblib hands to processes or to a cluster.
-Whatever computes a lane, its numbers are those of ``train.fit`` with the same arguments, up to rounding.
+Whatever computes a lane, its numbers are those of ``fit`` with the same arguments, up to rounding.
 """
 
 from dataclasses import replace
@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from batchlab import cache as kept
-from batchlab import lanes as stacked
-from batchlab import models, native, step
 from batchlab._check import count, fail, number, one_of
-from batchlab.lanes import Lane
-from batchlab.train import Run, fit
+from batchlab.engine import native, stacked, store
+from batchlab.engine.plan import Lane, plan
+from batchlab.training import models, step
+from batchlab.training.loop import fit
+from batchlab.training.run import Run
 
 ENGINES = ("auto", "native", "compiled", "stacked", "loop")
 LANES_OF_A_UNIT = 16  # for each thread: enough to keep threads busy, little to lose when a sweep is killed
@@ -60,7 +60,7 @@ def sweep(
 
     Raises ValueError on a bad argument, before anything is trained. Divergence is recorded, never raised.
 
-    >>> from batchlab import data, models, optim
+    >>> from batchlab import Run, data, models, optim
     >>> run = Run(data=data.digits(), model=models.mlp((64, 32, 10)), optimizer=optim.momentum(0.9), lr=0.1,
     ...           batch_size=32, epochs=2, device="cpu")
     >>> table = sweep(run, batch_size=[32, 128], lr=[0.01, 0.1], seed=[0, 1])
@@ -70,9 +70,9 @@ def sweep(
     grid = _grid(run, batch_size, lr, seed)
     count("memory", memory)
     engine = _engine(run, one_of("engine", engine, ENGINES))
-    folder = None if cache is None else kept.opened(cache)
-    names = kept.names(grid, engine) if folder else []
-    done = {i: lane for i, name in enumerate(names) if (lane := kept.read(folder, name))}
+    folder = None if cache is None else store.opened(cache)
+    names = store.names(grid, engine) if folder else []
+    done = {i: lane for i, name in enumerate(names) if (lane := store.read(folder, name))}
 
     workers = joblib.effective_n_jobs(n_jobs)
     threads = max(1, joblib.cpu_count() // workers) if workers > 1 else torch.get_num_threads()
@@ -86,7 +86,7 @@ def sweep(
         for which, results in _as_they_come(tasks, n_jobs, workers):
             for i, lane in zip(units[which], results, strict=True):
                 done[i] = lane
-                if folder and not kept.write(folder, names[i], lane):
+                if folder and not store.write(folder, names[i], lane):
                     folder = None
             bar.update(len(results))
     return _table(grid, [done[i] for i in range(len(grid))])
@@ -95,7 +95,7 @@ def sweep(
 def _grid(run, batch_size, lr, seed):
     """The lanes as a list of runs, batch size by batch size and learning rate by learning rate."""
     if not isinstance(run, Run):
-        fail("run", type(run).__name__, "a batchlab.train.Run")
+        fail("run", type(run).__name__, "a batchlab.Run")
     sizes = [run.batch_size] if batch_size is None else _values("batch_size", batch_size, count)
     seeds = _values("seed", seed, lambda name, value: count(name, value, at_least=0))
     grid = []
@@ -126,7 +126,7 @@ def _engine(run, engine):
     if engine in ("stacked", "compiled") and not stackable:
         fail("engine", engine, "'loop' or 'auto' for precision='float16' and for checkpoint_segments > 1")
     if engine == "native" and not native.suits(run):
-        fail("engine", engine, "another one: see batchlab.native.suits for what the C kernel computes")
+        fail("engine", engine, "another one: see batchlab.engine.native.suits for what the C kernel computes")
     if engine == "auto" and native.suits(run) and native.library():
         return "native"
     return engine if engine != "auto" else "auto" if stackable else "loop"
@@ -147,12 +147,12 @@ def _units(grid, engine, memory, threads):
 
 def _tasks(grid, units, engine, threads, workers):
     """The arguments of ``_train`` for each unit, made when they are needed."""
-    size, plan = None, None
+    size, common = None, None
     for unit in units:
         runs = [grid[i] for i in unit]
         if unit and runs[0].batch_size != size:
-            size, plan = runs[0].batch_size, None if engine == "loop" else stacked.plan(runs[0])
-        yield plan, runs, engine, threads, workers > 1
+            size, common = runs[0].batch_size, None if engine == "loop" else plan(runs[0])
+        yield common, runs, engine, threads, workers > 1
 
 
 def _as_they_come(tasks, n_jobs, workers):
@@ -167,19 +167,19 @@ def _as_they_come(tasks, n_jobs, workers):
         yield from jobs(tasks)
 
 
-def _train(which, plan, runs, engine, threads, in_worker):
+def _train(which, common, runs, engine, threads, in_worker):
     """Train the lanes of one unit; runs in whatever process joblib chose."""
     if not runs:
         return which, []
     if in_worker:
         torch.set_num_threads(threads)
     if engine == "native" and native.library():
-        return which, native.train(plan, runs, threads)
+        return which, native.train(common, runs, threads)
     if engine == "loop":
         return which, [_one(run) for run in runs]
-    wanted = engine == "compiled" or (engine == "auto" and _compiling_pays(runs[0], len(plan.sizes)))
+    wanted = engine == "compiled" or (engine == "auto" and _compiling_pays(runs[0], len(common.sizes)))
     can = step.device_of(runs[0]).type != "cpu" or native.library()  # torch.compile needs a compiler as well
-    return which, stacked.train(plan, runs, compiled=bool(wanted and can))
+    return which, stacked.train(common, runs, compiled=bool(wanted and can))
 
 
 def _compiling_pays(run, steps):

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ._check import array, count, fail, number
-from ._probe import check_batch, check_model, device_of, preserved, synchronise
+from batchlab._check import array, count, fail, number
+from batchlab.instruments._probe import check_batch, check_model, device_of, preserved, synchronise
 
 SMALLEST = 6  # fewer samples than this give no 95% interval for a median without assuming a distribution
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from batchlab._check import fail
-from batchlab.data import fingerprint
-from batchlab.lanes import Lane
-from batchlab.step import device_of
+from batchlab.engine.plan import Lane
+from batchlab.training.dataset import fingerprint
+from batchlab.training.step import device_of
 
 
 @lru_cache

@@ -16,8 +16,8 @@ from scipy import optimize, stats
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ._check import array, count, fail, number, one_of
-from ._probe import check_batch, check_deterministic, check_mean_loss, check_model, first_odd
+from batchlab._check import array, count, fail, number, one_of
+from batchlab.instruments._probe import check_batch, check_deterministic, check_mean_loss, check_model, first_odd
 
 DENSE = 2048  # the largest number of parameters for which the whole Hessian is ever written down
 

@@ -17,7 +17,7 @@ import math
 import numpy as np
 
 from batchlab._check import array, count, number
-from batchlab._steps import batch_at_steps, fewest_steps, first_hit
+from batchlab.theory._steps import batch_at_steps, fewest_steps, first_hit
 
 
 def risk(eigenvalues, lr, batch_size, steps, weights, label_variance=0.0):

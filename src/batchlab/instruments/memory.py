@@ -15,8 +15,8 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from ._check import count, fail, number, one_of
-from ._probe import check_batch, check_model, device_of, preserved
+from batchlab._check import count, fail, number, one_of
+from batchlab.instruments._probe import check_batch, check_model, device_of, preserved
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 
 from batchlab._check import array, count, fail, number
 from batchlab._seeds import generator, whole
-from batchlab.dataset import ORDERS, Dataset, epoch_order, fingerprint, index_stream
+from batchlab.training.dataset import ORDERS, Dataset, epoch_order, fingerprint, index_stream
 
 __all__ = [
     "ORDERS",

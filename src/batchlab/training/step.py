@@ -1,6 +1,6 @@
-"""The pure pieces of one training step, shared by ``train.fit`` and the stacked lanes of a sweep.
+"""The pure pieces of one training step, shared by ``fit`` and by the lanes of a sweep.
 
-``run`` is a ``train.Run``; ``params`` and ``buffers`` are dicts name -> tensor. Nothing is changed in place except
+``run`` is a ``Run``; ``params`` and ``buffers`` are dicts name -> tensor. Nothing is changed in place except
 the buffers passed to ``mean_loss``, where BatchNorm in training mode updates its running statistics.
 """
 
@@ -13,10 +13,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from batchlab import models
 from batchlab._check import fail
-from batchlab.dataset import index_stream
-from batchlab.schedules import constant
+from batchlab.training import models
+from batchlab.training.dataset import index_stream
+from batchlab.training.schedules import constant
 
 FIRST_SCALE = (2.0**16, 0)  # float16 loss scaling: the scale, and the good steps since it last changed
 SMALLEST_SCALE = 2.0**-14
@@ -131,7 +131,7 @@ def learning_rate(run, examples):
 def batches(run, seed=None, order=None):
     """Yield the indices of each step until the run's length is reached.
 
-    int64 arrays ``(b,)``, or ``(lanes, b)`` where ``seed`` is a tuple of seeds; see ``data.index_stream``. ``order``
+    int64 arrays ``(b,)``, or ``(lanes, b)`` where ``seed`` is a tuple of seeds; see ``dataset.index_stream``. ``order``
     stands in for the run's own.
     """
     examples, total = 0, len(run.data.train[0])
@@ -253,12 +253,6 @@ def due(run, before, examples):
     """
     every = run.evaluate_every or len(run.data.train[0])
     return examples // every > before // every
-
-
-def metrics(run):
-    """The metrics that the table of ``run`` will hold, and a target can name: e.g. "val_loss", "val_accuracy"."""
-    kinds = ("loss",) if run.data.classes is None else ("loss", "accuracy")
-    return tuple(f"{part}_{kind}" for part in run.evaluate for kind in kinds)
 
 
 def meets(target, row):

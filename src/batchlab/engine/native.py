@@ -1,19 +1,13 @@
 """Lanes trained by a small C kernel (``_lane.c``): ReLU networks of linear layers under SGD, on the CPU.
 
-What a lane computes is defined by ``train.fit``; the kernel only does it sooner, and tests hold the two together.
+What a lane computes is defined by ``fit``; the kernel only does it sooner, and tests hold the two together.
 It is compiled when first needed, in about two seconds, for the processor at hand.
 """
 
 import ctypes
-import os
-import shutil
-import subprocess
-import tempfile
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from threading import Lock
 from time import perf_counter
 
@@ -21,48 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from batchlab import models, step
-from batchlab.data import epoch_order
-from batchlab.lanes import Lane, row
+from batchlab.engine.kernel import library
+from batchlab.engine.plan import Lane, row
+from batchlab.training import models, step
+from batchlab.training.dataset import epoch_order
 
-FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-PROCESSORS = (["-march=native"], [])  # some compilers do not know their own processor
 OPTIMIZERS = ("sgd", "momentum", "nesterov")
 MAX_LAYERS = 16
-
-
-@lru_cache
-def library():
-    """The compiled kernel; None, after one warning, on a machine without a C compiler."""
-    source = Path(__file__).with_name("_lane.c")
-    compiler = next(filter(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang"))), None)
-    failure = "no C compiler found (looked for $CC, cc, gcc and clang)"
-    if compiler:
-        with tempfile.TemporaryDirectory(prefix="batchlab-", ignore_cleanup_errors=True) as folder:
-            target = Path(folder) / "lane.so"
-            for processor in PROCESSORS:
-                command = [compiler, *FLAGS, *processor, str(source), "-o", str(target), "-lm"]
-                done = subprocess.run(command, capture_output=True, text=True)
-                if done.returncode == 0:
-                    return _declared(ctypes.CDLL(str(target)))
-            failure = f"{compiler} could not compile the kernel: {done.stderr.strip()[:300]}"
-    warnings.warn(f"sweeps will be slower: {failure}", RuntimeWarning, stacklevel=2)
-    return None
-
-
-def _declared(lib):
-    pointer, whole = ctypes.c_void_p, ctypes.c_int
-    network = [whole, ctypes.POINTER(whole), ctypes.POINTER(pointer)]
-    lib.scratch_floats.argtypes, lib.scratch_floats.restype = network[:2], ctypes.c_long
-    lib.train.argtypes = [
-        *network, ctypes.POINTER(pointer), pointer, pointer, pointer, pointer, pointer, whole, pointer,
-        ctypes.c_float, ctypes.c_float, whole, ctypes.c_double, ctypes.POINTER(ctypes.c_double), pointer,
-    ]  # fmt: skip
-    lib.evaluate.argtypes = [
-        *network, pointer, pointer, pointer, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64), pointer,
-    ]  # fmt: skip
-    lib.evaluate.restype = ctypes.c_double
-    return lib
 
 
 def linear_layers(model):
@@ -78,9 +37,9 @@ def linear_layers(model):
 def suits(run):
     """Whether the kernel computes what ``run`` asks for. A missing compiler is another matter: see ``library``.
 
-    >>> from batchlab import data, models, optim, train
+    >>> from batchlab import Run, data, models, optim
     >>> run = dict(data=data.digits(), lr=0.1, batch_size=8, epochs=1, device="cpu", model=models.mlp((64, 32, 10)))
-    >>> suits(train.Run(optimizer=optim.momentum(), **run)), suits(train.Run(optimizer=optim.adam(), **run))
+    >>> suits(Run(optimizer=optim.momentum(), **run)), suits(Run(optimizer=optim.adam(), **run))
     (True, False)
     """
     x, y = run.data.train

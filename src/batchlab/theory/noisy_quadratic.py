@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from batchlab._check import array, count, number
-from batchlab._steps import batch_at_steps, fewest_steps, first_hit
+from batchlab.theory._steps import batch_at_steps, fewest_steps, first_hit
 
 
 def risk(eigenvalues, variances, lr, batch_size, steps, weights):

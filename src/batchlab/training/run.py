@@ -1,35 +1,14 @@
-"""One training run, and the visible loop that carries it out. The pieces of a step are in ``batchlab.step``."""
+"""One training run: everything that decides its outcome, as one frozen record that is checked when it is made."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from time import perf_counter
+from dataclasses import dataclass
 
-import pandas as pd
-import torch
 from torch import nn
 
-from batchlab import models, schedules
 from batchlab._check import count, fail, number, one_of
-from batchlab.dataset import ORDERS, Dataset
-from batchlab.optim import Optimizer
-from batchlab.step import (
-    FIRST_SCALE,
-    SMALLEST_SCALE,
-    average,
-    batches,
-    dtype_of,
-    due,
-    gradient,
-    has_diverged,
-    learning_rate,
-    measure_all,
-    meets,
-    metrics,
-    prepare,
-    rescale,
-    scalar,
-    size_at,
-)
+from batchlab.training import schedules
+from batchlab.training.dataset import ORDERS, Dataset
+from batchlab.training.optim import Optimizer
 
 PRECISIONS = ("float32", "float64", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -47,7 +26,7 @@ class Run:
     epochs, steps, examples : how long, exactly one of them; ``examples`` ends with the batch that reaches it
     seed : decides the initial weights, the order of the data and the dropout masks
     loss : "cross_entropy", "mse", or a function (outputs, targets) -> mean loss over examples, a 0-dim tensor
-    order, drop_last : how epochs are cut into batches, see ``data.index_stream``
+    order, drop_last : how epochs are cut into batches, see ``dataset.index_stream``
     micro_batch : accumulate the gradient over pieces of this size, which divides ``batch_size``
     checkpoint_segments : keep activations only at the borders of this many segments of an ``nn.Sequential``
     precision : "float32", "float64", or autocast to "bfloat16" or "float16" (with loss scaling)
@@ -138,110 +117,7 @@ class Run:
             one_of(name, getattr(self, name), (True, False))
 
 
-@dataclass(frozen=True, eq=False)
-class History:
-    """What a run came to.
-
-    ``table``: a tidy DataFrame with one row an evaluation, the first before any step: step, examples (seen),
-    epoch (examples / N), seconds (of training, without evaluations), lr and batch_size (of the last step),
-    batch_loss (mean over the examples since the row before), and loss and accuracy of each part evaluated.
-    ``parameters``, ``buffers``: the final ones, on the CPU; ``averaged``: the averaged weights, with ``ema``.
-    ``diverged``: a batch loss was not finite or above ``run.loss_bound``; no update was made from it.
-    ``reached``: the target was met at an evaluation; the table's last row says when.
-    """
-
-    run: Run
-    table: object
-    parameters: dict = field(repr=False)
-    buffers: dict = field(repr=False)
-    averaged: dict | None = field(repr=False)
-    diverged: bool
-    reached: bool
-
-    def model(self):
-        """The trained model, in evaluation mode, on the CPU (with the averaged weights, if ``ema``)."""
-        model = models.build(self.run.model, self.run.seed).to(dtype_of(self.run)).eval()
-        trained = {**self.parameters, **(self.averaged or {}), **self.buffers}
-        with torch.no_grad():
-            for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-                tensor.copy_(trained[name])
-        return model
-
-
-def fit(run):
-    """Train once, as ``run`` says, and return its ``History``.
-
-    The loss of a batch is the mean over its examples. Divergence ends the run and is recorded, not raised.
-    Raises ValueError where model, data, batch size and device do not fit together, see ``prepare``.
-
-    >>> from batchlab import data, models, optim
-    >>> run = Run(data=data.digits(), model=models.mlp((64, 32, 10)), optimizer=optim.momentum(0.9), lr=0.1,
-    ...           batch_size=32, epochs=3, device="cpu")
-    >>> bool(fit(run).table.test_accuracy.iloc[-1] > 0.9)
-    True
-    """
-    model, params, buffers, parts = prepare(run)
-    x, y = parts["train"]  # (N, ...), and (N,) or (N, outputs)
-    state, averaged, scale = run.optimizer.init(params), params, FIRST_SCALE
-    step = examples = 0
-    size, lr, seconds, losses, rows = run.batch_size, run.lr, 0.0, [], []
-
-    def record():
-        found = measure_all(run, model, averaged, buffers, parts)
-        rows.append(_row(run, step, examples, seconds, lr, size, losses, found))
-        losses.clear()
-        return meets(run.target, found)
-
-    reached, diverged = record(), False
-    with models.seeded(run.seed, "dropout", x.device), _progress(run) as bar:
-        for index in batches(run):
-            if reached:
-                break
-            start = perf_counter()
-            size, lr = size_at(run, examples), learning_rate(run, examples)
-            batch = torch.from_numpy(index).to(x.device)
-            loss, grads, buffers = gradient(run, model, params, buffers, x[batch], y[batch], scale[0])
-            losses.append((loss, len(index)))
-            diverged = has_diverged(loss, run.loss_bound) or scale[0] < SMALLEST_SCALE
-            if diverged:
-                break
-            scale, usable = rescale(run, scale, grads)
-            if usable:
-                params, state = run.optimizer.update(grads, state, params, scalar(lr, params))
-                averaged = average(run, averaged, params)
-            before, step, examples = examples, step + 1, examples + len(index)
-            seconds += perf_counter() - start
-            bar.update(len(index))
-            if due(run, before, examples):
-                reached = record()
-    if losses:  # steps since the last row, or the batch that diverged
-        reached = record() and not diverged
-    return _history(run, rows, params, buffers, averaged, diverged, reached)
-
-
-def _row(run, step, examples, seconds, lr, size, losses, found):
-    seen = sum(n for _, n in losses)
-    return {
-        "step": step,
-        "examples": examples,
-        "epoch": examples / len(run.data.train[0]),
-        "seconds": seconds,
-        "lr": lr,
-        "batch_size": size,
-        "batch_loss": sum(loss * n for loss, n in losses) / seen if seen else float("nan"),
-        **found,
-    }
-
-
-def _progress(run):
-    if run.progress:
-        from tqdm.auto import tqdm  # in a notebook without ipywidgets this import warns: only on request
-    else:
-        from tqdm import tqdm
-    total = run.examples or (run.steps or 0) * run.batch_size or run.epochs * len(run.data.train[0])
-    return tqdm(total=total, unit=" examples", disable=not run.progress)
-
-
-def _history(run, rows, params, buffers, averaged, diverged, reached):
-    params, buffers, averaged = ({k: v.cpu() for k, v in d.items()} for d in (params, buffers, averaged))
-    return History(run, pd.DataFrame(rows), params, buffers, averaged if run.ema else None, diverged, reached)
+def metrics(run):
+    """The metrics that the table of ``run`` will hold, and a target can name: e.g. "val_loss", "val_accuracy"."""
+    kinds = ("loss",) if run.data.classes is None else ("loss", "accuracy")
+    return tuple(f"{part}_{kind}" for part in run.evaluate for kind in kinds)

@@ -1,0 +1,7 @@
+"""A grid of runs at once: ``sweep``, what trains its lanes, where they are kept, and what its table says."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submodules=["kernel", "native", "outcomes", "plan", "stacked", "store", "sweep"]
+)

@@ -1,0 +1,78 @@
+"""What lanes of one batch size have in common, and what a trained lane comes to, whatever trains it."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from batchlab.training import step
+from batchlab.training.schedules import constant
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all lanes of a stack have in common, step by step.
+
+    ``examples`` (S + 1,): examples seen before each step, and at the end. ``sizes`` (S,): the batch size that the
+    schedule asks for (the last batch of an epoch may be smaller). ``factors`` (S,): what the schedule multiplies the
+    base learning rate by. ``stops``: the step counts after which an evaluation is due, the last step included.
+    ``used``: how many examples of each epoch's order are used.
+    """
+
+    examples: np.ndarray
+    sizes: np.ndarray
+    factors: np.ndarray
+    stops: tuple
+    used: tuple
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A lane's rows (dicts, as ``History.table`` has them), and how it ended."""
+
+    rows: list
+    diverged: bool
+    reached: bool
+
+
+def plan(run):
+    """The ``Plan`` of ``run`` and of every run that differs from it in lr and seed only.
+
+    >>> from batchlab import Run, data, models, optim
+    >>> run = Run(data=data.digits(), model=models.linear(64, 10), optimizer=optim.sgd(), lr=0.1,
+    ...           batch_size=1000, epochs=2)
+    >>> plan(run).examples.tolist(), plan(run).stops
+    ([0, 1000, 1437, 2437, 2874], (2, 4))
+    """
+    examples, used = [0], []
+    total = len(run.data.train[0])
+    for index in step.batches(run, order="replacement" if run.order == "replacement" else "fixed"):
+        if index[0] == 0 or not used:  # in fixed order, example 0 begins an epoch
+            used.append(0)
+        used[-1] += len(index)
+        examples.append(examples[-1] + len(index))
+    if run.order == "replacement":  # one endless stream: every epoch's order is used up
+        used = [total] * -(-examples[-1] // total)
+    sizes, factors = np.full(len(examples) - 1, run.batch_size), np.ones(len(examples) - 1)
+    if not isinstance(run.batch_schedule, constant):
+        sizes = np.array([step.size_at(run, seen) for seen in examples[:-1]])
+    if not isinstance(run.lr_schedule, constant):
+        unit = replace(run, lr=1.0)
+        factors = np.array([step.learning_rate(unit, seen) for seen in examples[:-1]])
+    stops = [s for s in range(1, len(examples)) if step.due(run, examples[s - 1], examples[s])]
+    if not stops or stops[-1] != len(sizes):
+        stops.append(len(sizes))
+    return Plan(np.array(examples, np.int64), sizes, factors, tuple(stops), tuple(used))
+
+
+def row(run, plan, at, last, seconds, batch_loss, found):
+    """The row of a lane after ``at`` steps; ``last`` is the step whose lr and batch size it shows (None at first)."""
+    return {
+        "step": at,
+        "examples": int(plan.examples[at]),
+        "epoch": int(plan.examples[at]) / len(run.data.train[0]),
+        "seconds": seconds,
+        "step_lr": run.lr if last is None else float(run.lr * plan.factors[last]),
+        "step_batch_size": run.batch_size if last is None else int(plan.sizes[last]),
+        "batch_loss": batch_loss,
+        **found,
+    }

@@ -1,0 +1,36 @@
+"""Closed forms, numpy and scipy only. The laws have the short names (``theory.gradient_cosine``)."""
+
+from batchlab.theory import least_squares, noisy_quadratic
+from batchlab.theory.laws import (
+    adam_variance,
+    article_004_progress,
+    gd_max_lr,
+    gd_risk,
+    gd_steps,
+    gradient_cosine,
+    gradient_squared_norm,
+    gradient_variance,
+    heavy_ball_variance,
+    mean_estimation_variance,
+    saddle_spread,
+    saddle_steps,
+    sampling_factor,
+)
+
+__all__ = [
+    "adam_variance",
+    "article_004_progress",
+    "gd_max_lr",
+    "gd_risk",
+    "gd_steps",
+    "gradient_cosine",
+    "gradient_squared_norm",
+    "gradient_variance",
+    "heavy_ball_variance",
+    "least_squares",
+    "mean_estimation_variance",
+    "noisy_quadratic",
+    "saddle_spread",
+    "saddle_steps",
+    "sampling_factor",
+]
