@@ -2,19 +2,24 @@
 
 ``torch.func.vmap`` turns the step of one model into a step of all of them: every parameter gets a leading dimension
 of lanes, and each lane has its own data order, initial weights and learning rate. A lane that diverges or reaches the
-target leaves the stack.
+target leaves the stack. A GPU replays its steps (``engine.graph``) and is asked only now and then how they went; until
+a lane that has diverged can leave, it is held where it was.
 """
 
+from itertools import islice
 from time import perf_counter
 
 import numpy as np
 import torch
 from torch.func import functional_call, grad_and_value, vmap
 
+from batchlab.engine.graph import Graphs
 from batchlab.engine.plan import Lane, row
 from batchlab.training import models, step
 
 EVALUATED_AT_ONCE = 2**16  # examples times lanes, in one forward pass of an evaluation
+UNASKED = 64  # steps that a GPU takes before it is asked which lanes have diverged
+SENT_AT_ONCE = 2**22  # places of examples in the data, sent to a GPU for several steps
 
 
 def train(plan, runs, compiled=False):
@@ -24,22 +29,28 @@ def train(plan, runs, compiled=False):
     """
     run = runs[0]
     model, _, _, parts = step.prepare(run)
-    x, y = parts["train"]
-    advance = stacked_step(run, model)
+    device, dtype = parts["train"][0].device, step.dtype_of(run)
+    wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+    advance = stacked_step(run, model, alone=len(runs) == 1)
     if compiled:
         torch.compiler.reset()  # else code compiled for other models counts towards the limit of recompilations
         advance = torch.compile(advance)
+    advance = _guarded(advance, run, *parts["train"])
+    if device.type == "cuda" and not compiled:
+        advance = Graphs(advance)
     stack = _start(runs, parts)  # params, buffers, state, averaged: dicts of tensors (lanes, ...)
     rows, diverged, reached = [[] for _ in runs], [False] * len(runs), [False] * len(runs)
     seconds, losses = np.zeros(len(runs)), np.zeros(len(runs))  # losses: summed over the examples since the last row
     alive, last_row = list(range(len(runs))), 0
 
-    def record(at, last, places, seen):
-        chosen = [alive[p] for p in places]
+    def record(places, made, tried):
+        """A row for each of these places in the stack: the steps made, and the steps tried, the last of them shown."""
         found = measure(run, model, _select(stack, places), parts)
-        for lane, metrics in zip(chosen, found, strict=True):
-            mean = losses[lane] / seen if seen else float("nan")
-            rows[lane].append(row(runs[lane], plan, at, last, float(seconds[lane]), float(mean), metrics))
+        for p, made_here, tried_here, metrics in zip(places, made, tried, found, strict=True):
+            lane, last = alive[p], tried_here - 1 if tried_here else None
+            seen = int(plan.examples[tried_here] - plan.examples[last_row])
+            mean = float(losses[lane] / seen) if seen else float("nan")
+            rows[lane].append(row(runs[lane], plan, made_here, last, float(seconds[lane]), mean, metrics))
             reached[lane] = not diverged[lane] and step.meets(run.target, metrics)
 
     def leave():
@@ -48,39 +59,81 @@ def train(plan, runs, compiled=False):
             return stack, alive
         return _select(stack, stays), [alive[p] for p in stays]
 
-    record(0, None, range(len(alive)), 0)
+    record(range(len(runs)), [0] * len(runs), [0] * len(runs))
     stack, alive = leave()
-    for at, index in enumerate(step.batches(run, seed=tuple(r.seed for r in runs))):  # index (runs, b)
+    stream = step.batches(run, seed=tuple(r.seed for r in runs))
+    for first, stop in _stretches(plan.stops, device, run.batch_size * len(runs)):
         if not alive:
             break
+        indices = list(islice(stream, stop - first))  # of each step (runs, b)
+        sizes = [index.shape[1] for index in indices]
+        rates = np.outer(plan.factors[first:stop], [runs[lane].lr for lane in alive])
         began = perf_counter()
         model.train()
-        batch = torch.from_numpy(index[alive]).to(x.device)
-        lr = np.array([runs[lane].lr * plan.factors[at] for lane in alive])
-        loss, *after = advance(*stack, x[batch], y[batch], torch.from_numpy(lr).to(x.device, step.dtype_of(run)))
-        bad = step.has_diverged(loss, run.loss_bound)
-        losses[alive] += loss.double().cpu().numpy() * index.shape[1]
+        batches = torch.from_numpy(np.concatenate(indices, axis=1)[alive]).to(device)
+        rates = torch.from_numpy(rates).to(dtype).to(device)
+        ok = torch.ones(len(alive), dtype=torch.bool, device=device)
+        carry = (stack, torch.zeros_like(ok, dtype=wide), ok, torch.zeros_like(ok, dtype=torch.int64))
+        for batch, lr in zip(batches.split(sizes, 1), rates, strict=True):
+            carry = advance(carry, batch, lr)
+        stack, total, ok, made = carry
+        losses[alive] += total.cpu().numpy()
         seconds[alive] += (perf_counter() - began) / len(alive)
-        seen = int(plan.examples[at + 1] - plan.examples[last_row])
-        if bad.any():  # no update is made from such a step: these lanes end as they were before it
-            places = bad.nonzero().flatten().tolist()
-            for p in places:
+        bad = [p for p, good in enumerate(ok.tolist()) if not good]
+        if bad:  # no update was made from such a step: these lanes end as they were before it
+            for p in bad:
                 diverged[alive[p]] = True
-            record(at, at, places, seen)
-        stack = after
-        stack, alive = leave()
-        if at + 1 in plan.stops and alive:
-            record(at + 1, at, range(len(alive)), seen)
-            losses[:], last_row = 0, at + 1
+            made = [first + m for m in made[bad].tolist()]
+            record(bad, made, [m + 1 for m in made])
+            stack, alive = leave()
+        if stop in plan.stops and alive:
+            record(range(len(alive)), [stop] * len(alive), [stop] * len(alive))
+            losses[:], last_row = 0, stop
             stack, alive = leave()
     return [Lane(*lane) for lane in zip(rows, diverged, reached, strict=True)]
 
 
-def stacked_step(run, model):
+def _stretches(stops, device, examples):
+    """(first, stop) of the steps between which lanes may leave: every single step on a CPU, where asking is free."""
+    most = 1 if device.type == "cpu" else max(1, min(UNASKED, SENT_AT_ONCE // examples))
+    for before, stop in zip((0, *stops[:-1]), stops, strict=True):
+        for first in range(before, stop, most):
+            yield first, min(first + most, stop)
+
+
+def _guarded(advance, run, x, y):
+    """``advance`` on examples of x and y, a lane being held from the step on whose loss has diverged.
+
+    (carry, batch (lanes, b), lr (lanes,)) -> carry, with carry = (stack, sum of losses over examples, whether the lane
+    goes on, steps made), all but the stack (lanes,).
+    """
+
+    def guarded(carry, batch, lr):
+        stack, total, ok, made = carry
+        loss, *after = advance(*stack, x[batch], y[batch], lr)
+        total = total + batch.shape[1] * torch.where(ok, loss, 0.0).to(total.dtype)
+        ok = ok & ~step.has_diverged(loss, run.loss_bound)
+        if ok.device.type != "cpu" or not ok.all():
+            after = _where(ok, after, stack)
+        return after, total, ok, made + ok
+
+    return guarded
+
+
+def _where(ok, after, before):
+    """Trees of tensors (lanes, ...): ``after`` for the lanes that are ok, ``before`` for the others."""
+    if isinstance(after, torch.Tensor):
+        return torch.where(ok.view(-1, *[1] * (after.ndim - 1)), after, before)
+    if isinstance(after, dict):
+        return {name: _where(ok, after[name], before[name]) for name in after}
+    return [_where(ok, *branches) for branches in zip(after, before, strict=True)]
+
+
+def stacked_step(run, model, alone=False):
     """One step of a whole stack: (params, buffers, state, averaged, x, y, lr) -> (losses, and the first four anew).
 
     Every tensor has a leading dimension of lanes: x ``(lanes, b, ...)``, lr and losses ``(lanes,)``. Lane by lane
-    it is the step of ``fit``.
+    it is the step of ``fit``. ``alone``: there is one lane only, and nothing to stack.
     """
 
     def loss(params, buffers, x, y):
@@ -100,7 +153,18 @@ def stacked_step(run, model):
         params, state = run.optimizer.update(grads, state, params, lr)
         return total, params, buffers, state, step.average(run, averaged, params)
 
+    if alone:
+        return lambda *stack: _each(lambda t: t[None], one(*_each(lambda t: t[0], stack)))
     return vmap(one)
+
+
+def try_step(run):
+    """Take a step of two lanes on a few examples, for its errors: they say that ``run`` cannot be stacked."""
+    model, _, _, parts = step.prepare(run)
+    few = slice(0, min(run.batch_size, 8))
+    x, y = (torch.stack([t[few]] * 2) for t in parts["train"])
+    stack = _start([run, run], parts)
+    stacked_step(run, model.train())(*stack, x, y, torch.full((2,), run.lr, dtype=step.dtype_of(run), device=x.device))
 
 
 def _start(runs, parts):
@@ -115,13 +179,18 @@ def _start(runs, parts):
     return [params, buffers, vmap(runs[0].optimizer.init)(params), params]
 
 
-def _select(tree, places):
-    """The lanes at ``places`` of a stack: a list or dict of tensors, or of such."""
+def _select(stack, places):
+    """The lanes at ``places`` of a stack."""
+    return _each(lambda tensor: tensor[list(places)], stack)
+
+
+def _each(change, tree):
+    """``change`` for every tensor of a tree: a list, tuple or dict of tensors, or of such."""
     if isinstance(tree, torch.Tensor):
-        return tree[list(places)]
+        return change(tree)
     if isinstance(tree, dict):
-        return {name: _select(branch, places) for name, branch in tree.items()}
-    return [_select(branch, places) for branch in tree]
+        return {name: _each(change, branch) for name, branch in tree.items()}
+    return [_each(change, branch) for branch in tree]
 
 
 @torch.no_grad()
