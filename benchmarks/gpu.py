@@ -103,7 +103,7 @@ def stack_of(run, lanes, seconds, how):
         """From the rows of a lane: the first fifth warms up, and the rest counts."""
         every = max(1, steps // 10) * run.batch_size
         long = [replace(r, steps=steps, evaluate_every=every) for r in runs]
-        rows = stacked.train(plan(long[0]), long)[0].rows
+        rows = stacked.train(plan(long[0]), long, how == "compiled")[0].rows
         return (rows[-1]["step"] - rows[2]["step"]) / (rows[-1]["seconds"] - rows[2]["seconds"])  # of a lane's share
 
     try:
@@ -177,6 +177,8 @@ def sweeps(seconds, many):
                     continue
                 row[f"stack of {lanes}, kernel by kernel"] = stack_of(run, lanes, seconds, "kernel by kernel")
                 row[f"stack of {lanes}, replayed"] = stack_of(run, lanes, seconds, "replayed")
+                if batch_size == batches[0]:
+                    row[f"stack of {lanes}, compiled and replayed"] = stack_of(run, lanes, seconds, "compiled")
                 if name.startswith("MLP") and importlib.util.find_spec("jax"):
                     row[f"JAX, {lanes}"] = jax_scan(run, lanes, seconds)
             rows.append(row)
@@ -231,6 +233,9 @@ def networks(quick):
 def steps_and_memory(quick, seconds):
     rows = []
     for name, (build, make_batch, loss, optimizer, autocast, batches) in networks(quick).items():
+        if GPU:
+            torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated() if GPU else 0  # workspaces that libraries keep
         model = build(0).to(DEVICE)
         optimizer = optimizer(model.parameters())
 
@@ -256,7 +261,7 @@ def steps_and_memory(quick, seconds):
             counted = memory.step_memory(model, loss, optimizer, x, y, autocast=autocast)
             found |= {"what": name, "parameters": sum(p.numel() for p in model.parameters())}
             found |= {"counted_bytes": counted.total, "counted": asdict(counted), "peak_bytes": peak(
-                wrapped, loss, optimizer, x, y)}  # fmt: skip
+                wrapped, loss, optimizer, x, y) - before}  # fmt: skip
             rows.append(found)
             times = f"{name:<34} B = {batch_size:>6}  {1e3 * found['seconds']:>9.3f} ms a step"
             megabytes = f"counted {counted.total / 1e6:>10,.1f} MB  peak {found['peak_bytes'] / 1e6:>10,.1f} MB"
@@ -265,8 +270,6 @@ def steps_and_memory(quick, seconds):
         print(f"{name:<34} knee {law.knee}, misfit {law.misfit:.2f}", flush=True)
         rows[-1]["knee"] = str(law.knee)
         del model, optimizer, wrapped, speed
-        if GPU:
-            torch.cuda.empty_cache()
     return rows
 
 

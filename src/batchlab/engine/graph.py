@@ -6,6 +6,8 @@ there, and a step's last act is to copy what it made over what it read.
 """
 
 import warnings
+from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -29,20 +31,19 @@ class Graphs:
         return self.graphs[shape](carry, batch, lr)
 
     def _recorded(self, carry, batch, lr):
-        held = _copied((carry, batch, lr))
-        stream = torch.cuda.Stream()
+        held, graph, stream = _copied((carry, batch, lr)), torch.cuda.CUDAGraph(), _stream(batch.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries choose their kernels and workspaces on the first calls
-            for _ in range(3):
-                self.advance(*held)
+            self.advance(*held)
+            try:
+                with _refusing_to_wait():
+                    self.advance(*held)
+            except RuntimeError as error:  # a loss or model of the reader's that asks the GPU for a number, say
+                warnings.warn(f"the step cannot be replayed as a CUDA graph, and is slower: {error}", stacklevel=5)
+                return self.advance
         torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
-                _copy(held[0], self.advance(*held))
-        except RuntimeError as error:  # a loss or model of the reader's that waits for the GPU, say
-            warnings.warn(f"the step cannot be recorded as a CUDA graph, and is slower: {error}", stacklevel=4)
-            return self.advance
+        with torch.cuda.graph(graph, stream=stream):
+            _copy(held[0], self.advance(*held))
 
         def replay(*given):
             _copy(held, given)
@@ -50,6 +51,23 @@ class Graphs:
             return held[0]
 
         return replay
+
+
+@cache
+def _stream(device):
+    """One stream for all recordings: each new one would keep a workspace of 32 MB for good."""
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def _refusing_to_wait():
+    """Inside, what waits for the GPU raises a RuntimeError: in a recording it would break the generators for good."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def _leaves(tree):

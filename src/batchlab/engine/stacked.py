@@ -36,7 +36,7 @@ def train(plan, runs, compiled=False):
         torch.compiler.reset()  # else code compiled for other models counts towards the limit of recompilations
         advance = torch.compile(advance)
     advance = _guarded(advance, run, *parts["train"])
-    if device.type == "cuda" and not compiled:
+    if device.type == "cuda":
         advance = Graphs(advance)
     stack = _start(runs, parts)  # params, buffers, state, averaged: dicts of tensors (lanes, ...)
     rows, diverged, reached = [[] for _ in runs], [False] * len(runs), [False] * len(runs)
@@ -202,18 +202,18 @@ def measure(run, model, stack, parts):
 
     def one(params, buffers, x, y):
         outputs = functional_call(model, (params, buffers), (x,))
-        right = (outputs.argmax(-1) == y).float().mean() if run.data.classes is not None else torch.zeros(())
-        return step.loss_of(run, outputs, y).double(), right.double()
+        loss = step.loss_of(run, outputs, y)
+        right = (outputs.argmax(-1) == y).to(loss).mean() if run.data.classes is not None else torch.zeros_like(loss)
+        return torch.stack([loss, right])
 
     found = [{} for _ in range(lanes)]
     for part in run.evaluate:
         x, y = parts[part]
         size = min(step.MEASURED_AT_ONCE, max(1, EVALUATED_AT_ONCE // lanes))
-        sums = torch.zeros(2, lanes, dtype=torch.float64)
+        sums = torch.zeros(lanes, 2, dtype=torch.float64)
         for xs, ys in zip(x.split(size), y.split(size), strict=True):
-            loss, right = vmap(one, in_dims=(0, 0, None, None))(averaged, buffers, xs, ys)
-            sums += len(xs) / len(x) * torch.stack([loss, right.expand(lanes)]).cpu()
-        for metrics, loss, right in zip(found, *sums.tolist(), strict=True):
+            sums += len(xs) / len(x) * vmap(one, in_dims=(0, 0, None, None))(averaged, buffers, xs, ys).cpu().double()
+        for metrics, (loss, right) in zip(found, sums.tolist(), strict=True):
             metrics[f"{part}_loss"] = loss
             if run.data.classes is not None:
                 metrics[f"{part}_accuracy"] = right
