@@ -203,8 +203,8 @@ def measure(run, model, stack, parts):
     def one(params, buffers, x, y):
         outputs = functional_call(model, (params, buffers), (x,))
         loss = step.loss_of(run, outputs, y)
-        right = (outputs.argmax(-1) == y).to(loss).mean() if run.data.classes is not None else torch.zeros_like(loss)
-        return torch.stack([loss, right])
+        right = (outputs.argmax(-1) == y).float().mean() if run.data.classes is not None else loss
+        return torch.stack([loss, right.to(loss)])
 
     found = [{} for _ in range(lanes)]
     for part in run.evaluate:
