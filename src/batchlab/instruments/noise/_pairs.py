@@ -8,7 +8,7 @@ import torch
 from batchlab._check import array, count, fail, one_of
 from batchlab._seeds import generator
 from batchlab.instruments._flat import at_least_single
-from batchlab.instruments._probe import check_batch, check_independent, gradient, pieces, trained
+from batchlab.instruments._probe import check_batch, check_independent, check_model, gradient, pieces, trained
 from batchlab.instruments.noise._scales import NoiseScale
 from batchlab.stats import Interval, fieller, mean_interval
 
@@ -28,6 +28,7 @@ def norm_pair(model, loss, x, y, micro_batch):
     >>> small > big
     True
     """
+    check_model(model, loss)
     examples, micro_batch = check_batch(x, y), count("micro_batch", micro_batch)
     if examples % micro_batch or micro_batch == examples:
         fail("micro_batch", micro_batch, f"a divisor of the batch's {examples} examples, smaller than it")
