@@ -30,10 +30,24 @@ def test_a_batch_size_that_does_not_fit_is_found_among_those_that_do():
         _grid(run, [32, bad], [0.1], [0])
 
 
-@pytest.mark.parametrize("norm", ["none", "batch"])
-def test_the_model_checked_is_the_model_built(norm):
-    """The check leaves it as it begins: no running statistics have moved, no weights."""
-    run = replace(RUN, model=models.mlp((64, 8, 10), norm=norm, dropout=0.5))
-    checked, fresh = check(run), step.built(run)
-    assert checked.state_dict().keys() == fresh.state_dict().keys()
-    assert all(torch.equal(v, fresh.state_dict()[k]) for k, v in checked.state_dict().items())
+class Counting(torch.nn.Module):
+    """Counts its calls in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return x
+
+
+def counting(seed):
+    return torch.nn.Sequential(models.mlp((64, 8, 10))(seed), Counting())
+
+
+@pytest.mark.parametrize("model", [models.mlp((64, 8, 10), norm="batch", dropout=0.5), counting], ids=["mlp", "counts"])
+def test_the_check_leaves_the_model_as_it_begins(model):
+    run = replace(RUN, model=model)
+    checked, fresh = check(run).state_dict(), step.built(run).state_dict()
+    assert checked.keys() == fresh.keys() and all(torch.equal(v, fresh[k]) for k, v in checked.items())

@@ -55,8 +55,8 @@ def test_every_reference_is_cited_somewhere():
 
 def test_the_page_and_a_card_require_in_the_same_words(claims):
     claim = claims["large-b-bias"]
-    assert "within [-0.01, 0.01]" in {s.requirement for s in claim.statistics}
-    assert r"Required: within \[−0.01, 0.01\]." in page.entry(claim, None)
+    assert "within [-0.005, 0.005]" in {s.requirement for s in claim.statistics}
+    assert r"Required: within \[−0.005, 0.005\]." in page.entry(claim, None)
 
 
 @pytest.mark.parametrize(
