@@ -30,10 +30,6 @@ def best_seconds(work):
     return min(taken)
 
 
-def interval(e, digits=4):
-    return f"{e.estimate:.{digits}g} [{e.low:.{digits}g}, {e.high:.{digits}g}]"
-
-
 # --- Against exact values --------------------------------------------------------------------------------------------
 
 
@@ -67,10 +63,7 @@ def exact_least_squares():
         many = noise.noise_scale(*regression(100_000, h, e, label_variance, seed=seed))
         few = noise.noise_scale(*regression(4000, h, e, label_variance, seed=100 + seed), curvature=True, seed=seed)
         error = f"{100 * (many.b_simple.estimate / simple - 1):+.1f}%"
-        rows.append(
-            (name, f"{simple:.4g}", interval(many.b_simple), error, interval(few.b_simple, 3))
-            + (f"{curved:.4g}", interval(few.b_noise, 3))
-        )
+        rows.append((name, f"{simple:.4g}", many.b_simple, error, few.b_simple) + (f"{curved:.4g}", few.b_noise))
     head = ["least squares", "B_simple, exact", "100,000 examples", "error", "4,000 examples"]
     table("Measured against exact", [*head, "B_noise, exact", "4,000 examples, 64 probes"], rows)
 
@@ -187,11 +180,11 @@ def beside_peers():
     digits = load_digits()
     dx, dy = torch.from_numpy(digits.data / 16).float(), torch.from_numpy(digits.target)
     trained = mlp(64, 64, 10)
-    optimiser = torch.optim.SGD(trained.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
     for _ in range(150):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         F.cross_entropy(trained(dx), dy).backward()
-        optimiser.step()
+        optimizer.step()
     truth = noise.noise_scale(trained, F.cross_entropy, dx, dy, population=len(dx)).b_simple.estimate
     random = np.random.default_rng(np.random.SeedSequence(7))
     draws = [torch.from_numpy(random.integers(0, len(dx), 512)) for _ in range(20)]
@@ -213,15 +206,15 @@ def beside_peers():
 
 def cost_in_training():
     model = mlp(40, 128, 100, 10)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     rows = []
     for batch_size in (32, 128, 512):
         x, y = torch.randn(batch_size, 40), torch.randint(0, 10, (batch_size,))
 
         def step():
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()  # noqa: B023
-            optimiser.step()
+            optimizer.step()
 
         def pair():
             noise.norm_pair(model, F.cross_entropy, x, y, len(x) // 2)  # noqa: B023

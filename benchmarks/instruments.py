@@ -111,11 +111,11 @@ def curvature_exactness():
     row(
         "trace, 120 products",
         np.trace(exact),
-        curvature.trace(model, cross_entropy, x, y, 120).value,
+        curvature.trace(model, cross_entropy, x, y, 120).estimate,
         peer.get("trace"),
     )
     deflated = curvature.trace(model, cross_entropy, x, y, 40, deflate=40)
-    row("trace deflated, 120 products", np.trace(exact), deflated.value, peer.get("trace++"))
+    row("trace deflated, 120 products", np.trace(exact), deflated.estimate, peer.get("trace++"))
 
     inputs, targets = torch.randn(30, 5).double(), torch.randn(30, 2).double()
     line = nn.Linear(5, 2, bias=False).double()
@@ -139,7 +139,7 @@ def curvature_cost():
     tasks = {
         "|H 1|": [lambda: float(np.linalg.norm(curvature.hessian_vector(model, cross_entropy, x, y, v)))],
         "top eigenvalue": [lambda: curvature.top_eigenvalues(model, cross_entropy, x, y).values[0]],
-        "trace, 32 products": [lambda: curvature.trace(model, cross_entropy, x, y, 32).value],
+        "trace, 32 products": [lambda: curvature.trace(model, cross_entropy, x, y, 32).estimate],
     }
     if HAVE["curvlinops"]:
         import curvlinops
@@ -174,22 +174,15 @@ def throughput_exactness():
     for timing in found.timings:
         truth = a + b * timing.batch_size
         peer = Timer("step()", globals={"step": prepare(timing.batch_size)}).blocked_autorange(min_run_time=0.3).median
-        ours = f"{timing.seconds * 1e3:.4f} [{timing.low * 1e3:.4f}, {timing.high * 1e3:.4f}]"
+        ours = timing.seconds.times(1e3)
         rows.append((f"ms a step, B={timing.batch_size}", f"{truth * 1e3:.4f}", ours, f"{peer * 1e3:.4f}"))
     law = found.law
-    for name, truth, value, (low, high), unit in (
-        ("a, ms", a, law.a, law.a_interval, 1e3),
-        ("b, ms", b, law.b, law.b_interval, 1e3),
-        ("knee a/b, examples", a / b, law.knee, law.knee_interval, 1),
+    for name, truth, fitted, unit in (
+        ("a, ms", a, law.a, 1e3),
+        ("b, ms", b, law.b, 1e3),
+        ("knee a/b, examples", a / b, law.knee, 1),
     ):
-        rows.append(
-            (
-                name,
-                f"{truth * unit:.4g}",
-                f"{value * unit:.4f} [{low * unit:.4f}, {high * unit:.4f}]",
-                "no fit",
-            )
-        )
+        rows.append((name, f"{truth * unit:.4g}", fitted.times(unit), "no fit"))
     show("Throughput of a step that sleeps for 4 ms + 0.1 ms an example (waking takes some 0.1 ms more)", rows)
 
 

@@ -53,6 +53,22 @@ def test_every_reference_is_cited_somewhere():
         assert text.count(key) > 1, f"{key} is in references.bib and nowhere else"
 
 
+def test_the_page_and_a_card_require_in_the_same_words(claims):
+    claim = claims["large-b-bias"]
+    assert "within [-0.005, 0.005]" in {s.requirement for s in claim.statistics}
+    assert r"Required: within \[−0.005, 0.005\]." in page.entry(claim, None)
+
+
+@pytest.mark.parametrize(
+    "text, error",
+    [("@misc{a, title = {A}}\n@misc{a, title = {B}}\n", "repeated"), ("@misc{a, title = {A}\n", "syntax error")],
+)
+def test_a_bibliography_with_a_fault_is_refused(tmp_path, text, error):
+    (tmp_path / "some.bib").write_text(text, encoding="utf-8")
+    with pytest.raises(Exception, match=error):
+        page.bibliography(tmp_path / "some.bib")
+
+
 # ---- bad ledgers: each case spoils a small sound one, and the message must name what is spoilt
 
 STATISTIC = {"means": "share of wet water", "above": 0.5}

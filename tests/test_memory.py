@@ -1,6 +1,5 @@
 """Memory against counts by hand, torch's memory profiler, a real shortage, and fakes of every shape."""
 
-import doctest
 import gc
 import os
 import subprocess
@@ -14,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.checkpoint import checkpoint_sequential
 
-from batchlab import memory
+from batchlab.instruments.memory._step import take_step
 from batchlab.memory import largest_batch, memory_law, step_fits, step_memory
 
 
@@ -39,7 +38,7 @@ def test_an_mlp_counted_by_hand(batch_size):
     model = mlp()
     found = step_memory(model, cross_entropy, torch.optim.Adam(model.parameters()), *batch(batch_size))
     assert found.parameters == found.gradients == PARAMETERS and found.buffers == 0
-    assert found.optimiser == 2 * PARAMETERS + 6 * 4  # two moments, and a step counter for each of six tensors
+    assert found.optimizer == 2 * PARAMETERS + 6 * 4  # two moments, and a step counter for each of six tensors
     # Two hidden layers (ReLU's output, the next layer's input: one storage), log-softmax, one weight.
     assert found.activations == batch_size * 4 * (100 + 100 + 10) + 4
     assert found.batch == batch_size * (40 * 4 + 8)
@@ -114,10 +113,10 @@ def test_activations_agree_with_torchs_memory_profiler(make, data, batch_size):
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 def test_the_law_predicts_other_sizes_to_the_byte(make, data, autocast):
     model = make()
-    optimiser = sgd(model, momentum=0.9)
-    law = memory_law(model, cross_entropy, optimiser, data, autocast=autocast)
+    optimizer = sgd(model, momentum=0.9)
+    law = memory_law(model, cross_entropy, optimizer, data, autocast=autocast)
     for batch_size in (1, 3, 100, 256):
-        measured = step_memory(model, cross_entropy, optimiser, *data(batch_size), autocast=autocast)
+        measured = step_memory(model, cross_entropy, optimizer, *data(batch_size), autocast=autocast)
         assert law.bytes(batch_size) == measured.total
         assert law.largest(measured.total) == batch_size == law.largest(measured.total + law.per_example - 1)
     assert law.largest(law.fixed / 2) == 0
@@ -140,8 +139,8 @@ def test_accumulation_keeps_the_activations_of_one_micro_batch():
 def test_an_accumulated_step_is_the_whole_step(micro_batch):
     x, y = torch.randn(10, 40).double(), torch.randint(0, 10, (10,))
     whole, parts = mlp().double(), mlp().double()
-    memory._step(whole, cross_entropy, sgd(whole), x, y, 10, None)
-    memory._step(parts, cross_entropy, sgd(parts), x, y, micro_batch, None)
+    take_step(whole, cross_entropy, sgd(whole), x, y, 10, None)
+    take_step(parts, cross_entropy, sgd(parts), x, y, micro_batch, None)
     for p, q in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
 
@@ -185,9 +184,9 @@ def test_bfloat16_halves_what_the_layers_save_and_adds_copies_of_the_weights():
     assert law[1].fixed - law[0].fixed == 2 * 64 * 32  # x needs no gradient, so only the second weight stays
 
 
-def everything(model, optimiser):
+def everything(model, optimizer):
     tensors = {**model.state_dict(), **{f"{n}.grad": p.grad for n, p in model.named_parameters()}}
-    state = optimiser.state_dict()
+    state = optimizer.state_dict()
     flat = {(k, n): v for k, s in state["state"].items() for n, v in s.items()}
     return (
         {n: None if t is None else t.clone() for n, t in tensors.items()},
@@ -218,10 +217,10 @@ def fragile():
 @pytest.mark.parametrize("error", [None, torch.OutOfMemoryError("full"), MemoryError(), KeyError("other")], ids=str)
 def test_nothing_is_changed_whether_a_step_runs_or_fails(trained, make, error):
     model = fragile()
-    optimiser = make(model.parameters())
+    optimizer = make(model.parameters())
     if trained:
         cross_entropy(model(batch(8)[0]), batch(8)[1]).backward()
-        optimiser.step()
+        optimizer.step()
     steps = []
 
     def loss(output, target):
@@ -230,24 +229,24 @@ def test_nothing_is_changed_whether_a_step_runs_or_fails(trained, make, error):
             raise error
         return cross_entropy(output, target)
 
-    before = everything(model, optimiser)
-    fits = step_fits(model, loss, optimiser, batch)
+    before = everything(model, optimizer)
+    fits = step_fits(model, loss, optimizer, batch)
     if isinstance(error, KeyError):
         with pytest.raises(KeyError):
             fits(4)
     else:
         assert fits(4) is (error is None)
     assert steps == [4, 4]
-    assert same(before, everything(model, optimiser))
+    assert same(before, everything(model, optimizer))
 
 
 def test_counting_changes_nothing():
     model = fragile()
-    optimiser = torch.optim.Adam(model.parameters())
+    optimizer = torch.optim.Adam(model.parameters())
     x, y = batch(8)
-    before = everything(model, optimiser)
-    step_memory(model, cross_entropy, optimiser, x, y)
-    assert same(before, everything(model, optimiser)) and not optimiser.state
+    before = everything(model, optimizer)
+    step_memory(model, cross_entropy, optimizer, x, y)
+    assert same(before, everything(model, optimizer)) and not optimizer.state
 
 
 # --- largest_batch with fakes ---
@@ -376,7 +375,7 @@ GOOD = (MODEL, cross_entropy, sgd(MODEL))
         (lambda: step_memory(*GOOD, *batch(4), autocast="bf16"), "autocast"),
         (lambda: step_memory(nn.ReLU(), *GOOD[1:], *batch(4)), "model"),
         (lambda: step_memory(MODEL, 3, GOOD[2], *batch(4)), "loss"),
-        (lambda: step_memory(MODEL, cross_entropy, "adam", *batch(4)), "optimiser"),
+        (lambda: step_memory(MODEL, cross_entropy, "adam", *batch(4)), "optimizer"),
         (lambda: memory_law(*GOOD, batch, at=(8, 8)), "at"),
         (lambda: memory_law(*GOOD, batch, at=(4, 8), micro_batch=8), "at = 4"),
         (lambda: memory_law(*GOOD, lambda b: batch(2)), "make_batch"),
@@ -468,7 +467,3 @@ def test_a_real_shortage_on_a_gpu():
         assert not found.capped and 0.5 * law.largest(limit) < found.batch_size <= law.largest(limit)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-
-
-def test_docstring_examples_run():
-    assert doctest.testmod(memory).failed == 0

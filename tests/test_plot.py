@@ -10,6 +10,7 @@ import pytest
 
 from batchlab import plot, stats
 from batchlab.curvature import Line
+from batchlab.stats import Interval
 from batchlab.throughput import StepLaw, Throughput, Timing
 
 
@@ -45,10 +46,10 @@ STEPS = np.array([[1700, 500, 200, 125], [1650, 520, 190, 130]], dtype=float)
 
 
 def timing(batch_size, seconds, low, high):
-    return Timing(batch_size, seconds, low, high, (seconds,), True)
+    return Timing(batch_size, Interval(seconds, low, high), (seconds,), True)
 
 
-LAW = StepLaw(1e-3, 1e-5, 100.0, (1e-3, 1e-3), (1e-5, 1e-5), (90.0, 110.0), 0.5, 0.0)
+LAW = StepLaw(Interval(1e-3, 1e-3, 1e-3), Interval(1e-5, 1e-5, 1e-5), Interval(100.0, 90.0, 110.0), 0.5, 0.0)
 
 
 def test_lr_ridge_colours_what_converged_hatches_what_did_not_and_marks_the_best():

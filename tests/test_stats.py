@@ -10,6 +10,7 @@ from scipy import optimize
 from scipy import stats as scipy_stats
 
 from batchlab import stats
+from batchlab._seeds import generator
 from batchlab.stats import Interval
 
 RNG = np.random.default_rng  # a new one for each test
@@ -53,7 +54,7 @@ def test_bootstrap_equals_scipys_own():
     values = RNG(2).gamma(2, size=15)
     ours = stats.bootstrap(values, lambda rows: np.median(rows), resamples=999, seed=4)
     theirs = scipy_stats.bootstrap(
-        (values,), np.median, n_resamples=999, method="BCa", random_state=stats.generator(4, "noise")
+        (values,), np.median, n_resamples=999, method="BCa", random_state=generator(4, "noise")
     ).confidence_interval
     assert (ours.low, ours.high) == (theirs.low, theirs.high) and ours.estimate == np.median(values)
 
@@ -100,19 +101,19 @@ def test_pairing_takes_out_what_seeds_share():
 
 
 @pytest.mark.parametrize("mean", [-0.02, 0.0, 0.004, 0.02])
-def test_tost_equals_two_t_tests_of_scipy(mean):
+def test_tost_is_two_one_sided_t_tests(mean):
     differences = RNG(5).normal(mean, 0.01, 12)
-    found = stats.tost(differences, 0.01)
-    above = scipy_stats.ttest_1samp(differences, -0.01, alternative="greater").pvalue
-    below = scipy_stats.ttest_1samp(differences, 0.01, alternative="less").pvalue
-    assert found.p == pytest.approx(max(above, below), rel=1e-10)
+    found, difference = stats.tost(differences, 0.01), stats.tost(differences, 0.01).difference
+    error = differences.std(ddof=1) / math.sqrt(12)
+    above, below = ((differences.mean() + 0.01) / error, (differences.mean() - 0.01) / error)
+    assert found.p == pytest.approx(max(scipy_stats.t(11).sf(above), scipy_stats.t(11).cdf(below)), rel=1e-10)
     inner = scipy_stats.ttest_1samp(differences, 0).confidence_interval(0.90)
-    assert (found.low, found.high) == pytest.approx((inner.low, inner.high))
-    assert found.equivalent == (found.p < 0.05) == (-0.01 < found.low and found.high < 0.01)
+    assert (difference.low, difference.high) == pytest.approx((inner.low, inner.high)) and difference.level == 0.9
+    assert found.equivalent == (found.p < 0.05) == (-0.01 < difference.low and difference.high < 0.01)
 
 
 def test_tost_errs_at_the_margin_as_often_as_alpha_says():
-    rng, repeats = RNG(6), 4000
+    rng, repeats = RNG(6), 2000
     declared = np.mean([stats.tost(rng.normal(0.01, 0.003, 10), 0.01).equivalent for _ in range(repeats)])
     assert abs(declared - 0.05) < binomial_band(0.05, repeats)
 
@@ -133,6 +134,15 @@ def test_proportion_is_wilsons_formula(k, n):
     )
 
 
+@pytest.mark.parametrize("n", [2, 5, 30])
+def test_the_mean_has_students_interval(n):
+    values = RNG(13).normal(3, 2, n)
+    found = stats.mean_interval(values, level=0.9)
+    theirs = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high)) and found.level == 0.9
+    assert found.estimate == pytest.approx(values.mean())
+
+
 # --- Ratios ------------------------------------------------------------------------------------------------------
 
 
@@ -143,6 +153,32 @@ def test_fieller_covers_the_true_ratio():
     a = truth + 2 * shared + rng.normal(0, 0.5, (repeats, 10))
     share = np.mean([covers(stats.ratio_of_means(*pair), truth) for pair in zip(a, b, strict=True)])
     assert abs(share - 0.95) < binomial_band(0.95, repeats)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_fiellers_interval_holds_the_ratios_that_t_does_not_reject(seed):
+    """Every ratio of a grid is tried, from far below 0 to far above; where they have no bounds, see the docstring."""
+    rng = RNG(seed)
+    top, bottom = rng.normal(0, 2, 2)
+    root = rng.normal(size=(2, 2))
+    covariance, t2 = root @ root.T / 5, scipy_stats.t(7).ppf(0.95) ** 2
+    grid = np.sort(np.concatenate([-np.geomspace(1e-3, 1e6, 4000), [0], np.geomspace(1e-3, 1e6, 4000)]))
+    variance = covariance[0, 0] - 2 * grid * covariance[0, 1] + grid**2 * covariance[1, 1]
+    kept = (top - grid * bottom) ** 2 <= t2 * variance
+    found, scale = (stats.fieller(top, bottom, covariance, 7, level=0.9, positive=p) for p in (False, True))
+    if kept[0] or kept[-1]:
+        assert (found.low, found.high) == (-math.inf, math.inf)
+    else:
+        assert (kept == ((found.low <= grid) & (grid <= found.high))).all()
+    assert found.estimate == top / bottom
+    if bottom > 0 and not kept[-1]:
+        assert scale == found
+    elif kept[-1]:
+        least = grid[kept & (grid >= 0)][0]
+        assert least / 1.01 - 1e-3 <= scale.low <= least and scale.high == math.inf
+    else:
+        assert (scale.low, scale.high) == (0, math.inf)
+    assert math.isnan(scale.estimate) == (bottom <= 0)
 
 
 def test_ratio_of_means_is_not_the_mean_of_ratios_and_can_be_unbounded():
@@ -168,7 +204,7 @@ def test_an_exact_power_law_gives_its_exponent(exponent, factor, points):
     assert found.high - found.low < 1e-6
 
 
-def test_the_slopes_t_interval_is_scipys_and_covers():
+def test_the_slopes_t_interval_is_numpys_and_covers():
     rng, repeats = RNG(8), 1000
     x = 2.0 ** np.arange(6)
     hits = 0
@@ -176,9 +212,9 @@ def test_the_slopes_t_interval_is_scipys_and_covers():
         y = 5 * x**-0.5 * np.exp(rng.normal(0, 0.1, 6))
         found = stats.loglog_slope(x, y)
         if i == 0:
-            line = scipy_stats.linregress(np.log(x), np.log(y))
-            reach = scipy_stats.t(4).ppf(0.975) * line.stderr
-            assert (found.estimate, found.low) == pytest.approx((line.slope, line.slope - reach))
+            (slope, _), covariance = np.polyfit(np.log(x), np.log(y), 1, cov=True)
+            reach = scipy_stats.t(4).ppf(0.975) * math.sqrt(covariance[0, 0])
+            assert (found.estimate, found.low) == pytest.approx((slope, slope - reach))
         hits += covers(found, -0.5)
     assert abs(hits / repeats - 0.95) < binomial_band(0.95, repeats)
 
@@ -187,9 +223,11 @@ def test_the_slope_over_seeds_is_the_mean_of_the_seeds_slopes():
     rng = RNG(9)
     x = np.array([1.0, 2, 8, 16])
     y = x ** rng.normal(-1, 0.02, (12, 1)) * np.exp(rng.normal(0, 0.3, (12, 1)))  # each seed its own exponent and level
-    slopes = [scipy_stats.linregress(np.log(x), np.log(row)).slope for row in y]
+    slopes = np.polyfit(np.log(x), np.log(y).T, 1)[0]
     found = stats.loglog_slope(x, y, seed=3)
-    assert found.estimate == pytest.approx(np.mean(slopes)) and found == stats.bootstrap(slopes, seed=3)
+    of_slopes = stats.bootstrap(slopes, seed=3)
+    assert found.estimate == pytest.approx(np.mean(slopes))
+    assert (found.low, found.high) == pytest.approx((of_slopes.low, of_slopes.high))
 
 
 SIZES = np.array([8.0, 16, 32, 64, 128, 256, 512, 1024])
@@ -243,10 +281,8 @@ def test_no_bend_in_the_data_is_said_not_hidden():
 def test_an_interval_unpacks_as_a_claim_wants_it():
     estimate, (low, high) = stats.proportion(3, 10)
     assert low < estimate == 0.3 < high
-    assert [len(tuple(x)) for x in (stats.tost([0.0, 0.1, 0.2], 1), stats.ratio_of_means([1.0, 2.0], [3.0, 3.1]))] == [
-        2,
-        2,
-    ]
+    assert str(Interval(0.5, 0.4, math.inf, 0.9)) == "0.5 [0.4, inf]"
+    assert Interval(0.5, 0.4, 0.7, 0.9).times(2) == Interval(1.0, 0.8, 1.4, 0.9)
 
 
 # --- Bad input ---------------------------------------------------------------------------------------------------
@@ -276,6 +312,16 @@ NAN = [0.1, math.nan, 0.2]
         (lambda: stats.tost([0.1, 0.2], 0.1, alpha=0.7), "alpha"),
         (lambda: stats.tost([0.1], 0.1), "differences"),
         (lambda: stats.tost(NAN, 0.1), "differences"),
+        (lambda: stats.mean_interval([0.5]), "values"),
+        (lambda: stats.mean_interval(NAN), "values"),
+        (lambda: stats.mean_interval([1, 2], level=0), "level"),
+        (lambda: stats.student_t(0), "degrees"),
+        (lambda: stats.student_t(3, level=1), "level"),
+        (lambda: Interval(1, 0, 2).times(-1), "factor"),
+        (lambda: stats.fieller(1.0, 0.0, np.eye(2), 5), "bottom"),
+        (lambda: stats.fieller(math.nan, 1.0, np.eye(2), 5), "top"),
+        (lambda: stats.fieller(1.0, 1.0, np.eye(3), 5), "covariance"),
+        (lambda: stats.fieller(1.0, 1.0, np.eye(2), 5, positive="yes"), "positive"),
         (lambda: stats.proportion(1, 0), "total"),
         (lambda: stats.proportion(5, 4), "successes"),
         (lambda: stats.proportion(-1, 4), "successes"),

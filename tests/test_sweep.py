@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from batchlab import Run, data, fit, models, optim, outcomes, schedules
 from batchlab.engine import kernel, native, stacked
 from batchlab.engine.plan import Lane, plan
-from batchlab.engine.sweep import _compiling_pays, _engine, _grid, _units, sweep
+from batchlab.engine.sweep import _engine, _grid, _units, sweep
 
 SPIRALS = data.two_spirals(60, val=20, test=20)
 WAVES = data.mnist1d(60, val=20, test=20, signals=True)
@@ -189,12 +189,6 @@ def test_the_engine_follows_the_run():
     assert _engine(a_run(optimizer=optim.adam()), "auto") == "auto"
     assert _engine(a_run("normed", batch_size=20), "auto") == "auto"
     assert _engine(a_run(checkpoint_segments=2, optimizer=optim.adam()), "auto") == "loop"
-
-
-def test_compiling_waits_for_runs_that_pay_for_it():
-    assert _compiling_pays(a_run(optimizer=optim.adam()), 20_001)
-    assert not _compiling_pays(a_run(optimizer=optim.adam()), 20_000)
-    assert not _compiling_pays(a_run("cnn"), 10**6)
 
 
 def test_a_machine_without_a_compiler_gets_one_warning_and_the_same_table(monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import yaml
+from pybtex.database import parse_file
 
 from batchlab import claims as ledger
 
@@ -44,8 +45,8 @@ def contradictions(path):
 
 
 def bibliography(path):
-    """Return the keys of a BibTeX file."""
-    return re.findall(r"^@\w+\{([^,\s]+),", Path(path).read_text(encoding="utf-8"), re.MULTILINE)
+    """Return the keys of a BibTeX file; what pybtex cannot read, or a key that stands twice, is its error."""
+    return list(parse_file(path, "bibtex").entries)
 
 
 def chapters(directory):
@@ -143,22 +144,11 @@ def _faults_of_evidence(slug, claim, measured):
         if not low <= high or not statistic.met(low, high):
             yield (
                 f"chapter {slug}: claim {claim.id!r}, {statistic.name} from {low} to {high}: "
-                f"required {needs(statistic)}"
+                f"required {statistic.requirement}"
             )
 
 
 # ---- the page
-
-
-def needs(statistic):
-    """Return a statistic's condition in words.
-
-    >>> needs(ledger.Statistic("bias", "relative bias", "within", (-0.01, 0.01)))
-    'between −0.01 and 0.01'
-    """
-    if statistic.condition == "within":
-        return f"between {_number(statistic.bound[0], 6)} and {_number(statistic.bound[1], 6)}"
-    return f"{'exactly' if statistic.condition == 'equals' else statistic.condition} {_number(statistic.bound, 6)}"
 
 
 def result(statistic, measured):
@@ -176,7 +166,12 @@ def result(statistic, measured):
 
 
 def _number(x, digits=3):
-    return (f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.{digits}g}").replace("-", "−")
+    return _minus(f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.{digits}g}")
+
+
+def _minus(text):
+    """The sign that a printed page has for a number's hyphen."""
+    return text.replace("-", "−")
 
 
 def _plain(text):
@@ -249,7 +244,7 @@ def entry(claim, evidence):
     ]
     for s in claim.statistics:
         value = f" **Measured: {result(s, evidence['measured'][s.name])}.**" if evidence else ""
-        lines.append(f"- {_plain(s.means)} Required: {needs(s)}.{value}")
+        lines.append(f"- {_plain(s.means)} Required: {_minus(_plain(s.requirement))}.{value}")
     notes = [_plain(evidence["note"])] if evidence and evidence["note"] else []
     if claim.protocols:
         notes.append(f"Protocol: {', '.join(claim.protocols)}.")

@@ -8,7 +8,22 @@ import numpy as np
 
 from batchlab._check import count
 
-PURPOSES = {"data": 0, "order": 1, "init": 2, "dropout": 3, "noise": 4}
+PURPOSES = {
+    "data": 0,
+    "order": 1,
+    "init": 2,
+    "dropout": 3,
+    "noise": 4,  # of synthetic labels; which seeds a bootstrap draws
+    # what the instruments draw, each from a stream of its own
+    "batches": 5,
+    "mixing": 6,
+    "pieces": 7,
+    "steps": 8,
+    "start": 9,
+    "signs": 10,
+    "box": 11,
+    "timings": 12,
+}
 
 
 def sequence(seed, purpose, *key):

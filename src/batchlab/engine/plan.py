@@ -66,13 +66,15 @@ def plan(run):
 
 def row(run, plan, at, last, seconds, batch_loss, found):
     """The row of a lane after ``at`` steps; ``last`` is the step whose lr and batch size it shows (None at first)."""
-    return {
-        "step": at,
-        "examples": int(plan.examples[at]),
-        "epoch": int(plan.examples[at]) / len(run.data.train[0]),
-        "seconds": seconds,
-        "step_lr": run.lr if last is None else float(run.lr * plan.factors[last]),
-        "step_batch_size": run.batch_size if last is None else int(plan.sizes[last]),
-        "batch_loss": batch_loss,
-        **found,
-    }
+    lr = run.lr if last is None else float(run.lr * plan.factors[last])
+    size = run.batch_size if last is None else int(plan.sizes[last])
+    return in_lane(step.row(run, at, int(plan.examples[at]), seconds, lr, size, batch_loss, found))
+
+
+def in_lane(row):
+    """A row of ``History.table`` as a lane's: there ``lr`` and ``batch_size`` name the lane, so the step's are renamed.
+
+    >>> in_lane({"step": 8, "lr": 0.1, "batch_size": 32})
+    {'step': 8, 'step_lr': 0.1, 'step_batch_size': 32}
+    """
+    return {f"step_{name}" if name in ("lr", "batch_size") else name: value for name, value in row.items()}

@@ -141,11 +141,9 @@ def stacked_step(run, model, alone=False):
         return step.mean_loss(run, model, params, buffers, x, y), buffers
 
     def one(params, buffers, state, averaged, x, y, lr):
-        size = run.micro_batch or len(x)
         total, grads = 0.0, None
-        for xs, ys in zip(x.split(size), y.split(size), strict=True):
+        for share, xs, ys in step.pieces(x, y, run.micro_batch or len(x)):
             part, (mean, buffers) = grad_and_value(loss, has_aux=True)(params, buffers, xs, ys)
-            share = len(xs) / len(x)
             grads = {k: share * g + (grads[k] if grads else 0.0) for k, g in part.items()}
             total = total + share * mean
         if run.l1:
@@ -211,8 +209,8 @@ def measure(run, model, stack, parts):
         x, y = parts[part]
         size = min(step.MEASURED_AT_ONCE, max(1, EVALUATED_AT_ONCE // lanes))
         sums = torch.zeros(lanes, 2, dtype=torch.float64)
-        for xs, ys in zip(x.split(size), y.split(size), strict=True):
-            sums += len(xs) / len(x) * vmap(one, in_dims=(0, 0, None, None))(averaged, buffers, xs, ys).cpu().double()
+        for share, xs, ys in step.pieces(x, y, size):
+            sums += share * vmap(one, in_dims=(0, 0, None, None))(averaged, buffers, xs, ys).cpu().double()
         for metrics, (loss, right) in zip(found, sums.tolist(), strict=True):
             metrics[f"{part}_loss"] = loss
             if run.data.classes is not None:

@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from batchlab._check import count, fail, number, one_of
 from batchlab.engine import native, stacked, store
-from batchlab.engine.plan import Lane, plan
+from batchlab.engine.plan import Lane, in_lane, plan
 from batchlab.training import models, step
+from batchlab.training.check import check
 from batchlab.training.loop import fit
 from batchlab.training.run import Run
 
@@ -103,8 +104,9 @@ def _grid(run, batch_size, lr, seed):
         rates = [run.lr] if lr is None else lr(size) if callable(lr) else lr
         for rate in _values("lr", rates, lambda name, value: number(name, value, above=0)):
             grid += [replace(run, batch_size=size, lr=rate, seed=s, progress=False) for s in seeds]
+    model = None
     for size in sizes:
-        step.prepare(replace(run, batch_size=size))  # for its checks
+        model = check(replace(run, batch_size=size), model)
     return grid
 
 
@@ -191,8 +193,7 @@ def _compiling_pays(run, steps):
 
 def _one(run):
     history = fit(run)
-    table = history.table.rename(columns={"lr": "step_lr", "batch_size": "step_batch_size"})
-    return Lane(table.to_dict("records"), history.diverged, history.reached)
+    return Lane([in_lane(row) for row in history.table.to_dict("records")], history.diverged, history.reached)
 
 
 def _table(grid, done):

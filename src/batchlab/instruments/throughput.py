@@ -1,9 +1,9 @@
 """How fast a training step is at each batch size, and from which size on a larger batch stops paying.
 
-The time of a step is modelled as t(B) = a + b B: ``a`` seconds whatever the batch (launching kernels,
-updating the weights), ``b`` seconds for each further example. The rate B / t(B) then rises towards 1 / b,
-and reaches the fraction f of it at the *knee* B = f / (1 - f) * a / b; with f = 1/2 that is B = a / b, what
-Hockney and Jesshope call the half-performance length of a vector computer.
+The time of a step is modelled as t(B) = a + b B: ``a`` seconds whatever the batch (launching kernels, updating the
+weights), ``b`` seconds for each further example. The rate B / t(B) then rises towards 1 / b, and reaches the fraction f
+of it at the *knee* B = f / (1 - f) * a / b; with f = 1/2 that is B = a / b, what Hockney and Jesshope call the
+half-performance length of a vector computer.
 """
 
 import time
@@ -15,38 +15,47 @@ import pandas as pd
 from scipy import stats
 
 from batchlab._check import array, count, fail, number
-from batchlab.instruments._probe import check_batch, check_model, device_of, preserved, synchronise
+from batchlab._seeds import generator
+from batchlab.instruments._probe import (
+    check_model,
+    check_optimizer,
+    device_of,
+    gradient,
+    made,
+    preserved,
+    synchronise,
+    trained,
+)
+from batchlab.stats import Interval
 
 SMALLEST = 6  # fewer samples than this give no 95% interval for a median without assuming a distribution
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The seconds of one step at one batch size: median and 95% interval (``low``, ``high``) over
-    ``samples``,
-    each the mean of a block of steps; ``tight`` says whether the interval met the precision asked for."""
+    """The ``seconds`` of one step at one batch size: the median over ``samples`` with its interval.
+
+    Each sample is the mean of a block of steps; ``tight`` says whether the interval met the precision asked for.
+    """
 
     batch_size: int
-    seconds: float
-    low: float
-    high: float
+    seconds: Interval
     samples: tuple
     tight: bool
 
 
 @dataclass(frozen=True)
 class StepLaw:
-    """The fit t(B) = a + b B: ``a`` seconds, ``b`` seconds an example, and the ``knee``, in examples, where
-    ``fraction`` of the peak rate 1 / b is reached; each with a 95% interval (low, high). ``misfit`` is the
-    largest relative distance |t(B) - (a + b B)| / t(B): where it exceeds a few percent the law is not affine
-    over these sizes, and the intervals, which know the timing noise only, say too little."""
+    """The fit t(B) = a + b B, every number an ``Interval``: ``a`` seconds, ``b`` seconds an example, ``knee`` examples.
 
-    a: float
-    b: float
-    knee: float
-    a_interval: tuple
-    b_interval: tuple
-    knee_interval: tuple
+    At the knee ``fraction`` of the peak rate 1 / b is reached. ``misfit`` is the largest relative distance
+    |t(B) - (a + b B)| / t(B): where it exceeds a few percent the law is not affine over these sizes, and the intervals,
+    which know the timing noise only, say too little.
+    """
+
+    a: Interval
+    b: Interval
+    knee: Interval
     fraction: float
     misfit: float
 
@@ -63,10 +72,10 @@ class Throughput:
         return pd.DataFrame(
             {
                 "batch_size": t.batch_size,
-                "seconds": t.seconds,
-                "low": t.low,
-                "high": t.high,
-                "examples_per_second": t.batch_size / t.seconds,
+                "seconds": t.seconds.estimate,
+                "low": t.seconds.low,
+                "high": t.seconds.high,
+                "examples_per_second": t.batch_size / t.seconds.estimate,
                 "samples": len(t.samples),
                 "tight": t.tight,
             }
@@ -75,35 +84,37 @@ class Throughput:
 
 
 def median_interval(values):
-    """The median of ``values`` (n,), n >= 6, and a 95% interval (low, high) for it that assumes no
-    distribution.
+    """The median of ``values`` (n,), n >= 6, with a 95% ``Interval`` that assumes no distribution.
 
-    The interval runs between two order statistics chosen by the binomial law of how many values fall below
-    the true median; it covers at least 95%.
+    It runs between two order statistics chosen by the binomial law of how many values fall below the true median; it
+    covers at least 95%.
 
-    >>> median_interval([3, 1, 2, 5, 4, 6])
-    (3.5, 1.0, 6.0)
+    >>> print(median_interval([3, 1, 2, 5, 4, 6]))
+    3.5 [1, 6]
     """
     values = np.sort(array("values", values, ndim=1))
     n = len(values)
     if n < SMALLEST:
         fail("len(values)", n, f"at least {SMALLEST}")
+    # The two that scipy.stats.quantile_test finds, but that takes fifteen times as long, between any two samples.
     rank = int(stats.binom.ppf(0.025, n, 0.5))  # P(fewer than `rank` values lie below the median) < 2.5%
-    return float(np.median(values)), float(values[rank - 1]), float(values[n - rank])
+    return Interval(float(np.median(values)), float(values[rank - 1]), float(values[n - rank]))
 
 
 def fit_step_law(batch_sizes, samples, *, fraction=0.5, resamples=1000, seed=0):
     """Fit t(B) = a + b B to ``samples``, one sequence of seconds a batch size, and return the ``StepLaw``.
 
-    Least squares on the medians with weights 1 / t(B)^2, so that every size counts by its relative error; 95%
-    intervals by the bootstrap over the samples of each size. Nothing is clamped: a step that costs nothing at
-    B = 0 gives a near zero of either sign, hence a knee near zero; b <= 0 says that the rate still grows at
-    the largest size, and the knee is infinite. Raises ValueError for fewer than two different sizes, for
-    times that are not positive and finite, and for ``fraction`` outside (0, 1).
+    Least squares on the medians with weights 1 / t(B)^2, so that every size counts by its relative error; 95% intervals
+    by the bootstrap over the samples of each size. Nothing is clamped: a step that costs nothing at B = 0 gives a near
+    zero of either sign, hence a knee near zero; b <= 0 says that the rate still grows at the largest size, and the knee
+    is infinite.
+
+    Raises ValueError for fewer than two different sizes, for times that are not positive and finite, and for
+    ``fraction`` outside (0, 1).
 
     >>> law = fit_step_law([1, 2, 4], [[1.5], [2.0], [3.0]])
-    >>> round(law.a, 9), round(law.b, 9), round(law.knee, 9)
-    (1.0, 0.5, 2.0)
+    >>> print(law.a, law.b, law.knee, sep=", ")
+    1 [1, 1], 0.5 [0.5, 0.5], 2 [2, 2]
     """
     sizes = array("batch_sizes", batch_sizes, ndim=1)
     number("fraction", fraction, above=0, below=1)
@@ -124,24 +135,27 @@ def fit_step_law(batch_sizes, samples, *, fraction=0.5, resamples=1000, seed=0):
         with np.errstate(divide="ignore", invalid="ignore"):
             return a, b, np.where(b > 0, fraction / (1 - fraction) * a / b, np.inf)
 
-    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    rng = generator(seed, "timings")
     medians = np.array([np.median(s) for s in samples])
     draws = [np.median(rng.choice(s, size=(len(s), resamples)), axis=0) for s in samples]
-    a, b, knee = (float(v[0]) for v in solve(medians[:, None]))
+    fitted = [float(v[0]) for v in solve(medians[:, None])]  # a, b, knee
     # Order statistics, not interpolated ones: a knee may be infinite in some draws.
-    spread = [np.quantile(v, [0.025, 0.975], method="nearest") for v in solve(np.stack(draws))]
-    intervals = [(float(low), float(high)) for low, high in spread]
+    ends = [np.quantile(v, [0.025, 0.975], method="nearest") for v in solve(np.stack(draws))]
+    law = [Interval(v, float(low), float(high)) for v, (low, high) in zip(fitted, ends, strict=True)]
+    a, b, _ = fitted
     misfit = float(np.max(np.abs(medians - a - b * sizes) / medians))
-    return StepLaw(a, b, knee, *intervals, fraction, misfit)
+    return StepLaw(*law, fraction, misfit)
 
 
-def training_step(model, loss, optimiser, make_batch):
+def training_step(model, loss, optimizer, make_batch):
     """A step for ``measure_throughput`` from a model, a mean loss, its optimiser and a data maker.
 
-    ``make_batch(batch_size)`` returns ``(x, y)``, tensors on the model's device with ``batch_size``
-    examples. What comes back is called with a batch size, makes the data once, and returns the step to be
-    timed: gradients to None, forward, backward, update. The steps do train the model: wrap the measurement
-    in ``measure_training``, which puts everything back, unless that is wanted.
+    ``make_batch(batch_size)`` returns ``(x, y)``, tensors on the model's device with ``batch_size`` examples. What
+    comes back is called with a batch size, makes the data once, tries the loss, and returns the step to be timed:
+    gradients to None, forward, backward, update. The steps do train the model: wrap the measurement in
+    ``measure_training``, which puts everything back, unless that is wanted.
+
+    Raises ValueError for a model, batch or loss that no step can be made of.
 
     >>> import torch
     >>> model = torch.nn.Linear(2, 1)
@@ -152,16 +166,16 @@ def training_step(model, loss, optimiser, make_batch):
     >>> step()
     """
     check_model(model, loss)
+    check_optimizer(optimizer)
 
     def prepare(batch_size):
-        x, y = make_batch(batch_size)
-        if check_batch(x, y) != batch_size:
-            fail("make_batch", len(x), f"a batch of {batch_size} examples")
+        x, y = made(make_batch, batch_size)
+        gradient(loss(model(x), y), trained(model))  # for its checks, outside the timing
 
         def step():
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             loss(model(x), y).backward()
-            optimiser.step()
+            optimizer.step()
 
         return step
 
@@ -183,14 +197,14 @@ def measure_throughput(
 ):
     """Time a training step at each of ``batch_sizes`` and fit t(B) = a + b B; returns ``Throughput``.
 
-    ``prepare(batch_size)`` makes what the step needs, outside the timing, and returns the step: a function
-    of no argument. ``warmup`` calls of every size run before anything is timed, so that code loaded, memory
-    reserved or kernels chosen on the first calls are never in a sample. The sizes then take turns, so that
-    a slow minute of the machine falls on all of them. A sample is the mean over a block of steps lasting
-    about ``block`` seconds; the clock is read only when ``device`` (cpu, cuda, mps) has finished. Sampling
-    goes on until the half-width of each median's 95% interval is below ``precision`` times the median, or
-    ``seconds`` have passed; six samples a size are taken in any case. ``Timing.tight`` says which of the
-    two happened (stopping when an interval happens to be narrow makes it a little too narrow).
+    ``prepare(batch_size)`` makes what the step needs, outside the timing, and returns the step: a function of no
+    argument. ``warmup`` calls of every size run before anything is timed, so that code loaded, memory reserved or
+    kernels chosen on the first calls are never in a sample. The sizes then take turns, so that a slow minute of the
+    machine falls on all of them. A sample is the mean over a block of steps lasting about ``block`` seconds; the clock
+    is read only when ``device`` (cpu, cuda, mps) has finished. Sampling goes on until the half-width of each median's
+    95% interval is below ``precision`` times the median, or ``seconds`` have passed; six samples a size are taken in
+    any case. ``Timing.tight`` says which of the two happened (stopping when an interval happens to be narrow makes it a
+    little too narrow).
 
     Raises ValueError for fewer than two different batch sizes or one below 1, and whatever the step raises.
 
@@ -200,8 +214,8 @@ def measure_throughput(
     ...         now[0] += 0.003 + 0.0005 * batch_size
     ...     return step
     >>> found = measure_throughput(prepare, [1, 8, 64], clock=lambda: now[0])
-    >>> round(found.law.a, 9), round(found.law.b, 9), round(found.law.knee, 6)
-    (0.003, 0.0005, 6.0)
+    >>> print(found.law.a, found.law.b, found.law.knee, sep=", ")
+    0.003 [0.003, 0.003], 0.0005 [0.0005, 0.0005], 6 [6, 6]
     """
     if not callable(prepare):
         fail("prepare", prepare, "a callable: prepare(batch_size) -> step")
@@ -223,8 +237,7 @@ def measure_throughput(
         return (clock() - start) / repeats
 
     steps = [prepare(b) for b in sizes]
-    # A second pass over all sizes: what one size loads may be needed by another, and the last time sets the
-    # block.
+    # A second pass over all sizes: what one size loads may be needed by another, and the last time sets the block.
     for step in steps:
         timed(step, warmup)
     once = [timed(step, 1) for step in steps]
@@ -232,11 +245,12 @@ def measure_throughput(
     samples, begin = [[] for _ in sizes], clock()
 
     def interval(values):
-        median, low, high = median_interval(values)
-        return median, low, high, max(high - median, median - low) <= precision * median
+        found = median_interval(values)
+        reach = max(found.high - found.estimate, found.estimate - found.low)
+        return found, reach <= precision * found.estimate
 
     while True:
-        loose = [i for i, s in enumerate(samples) if len(s) < SMALLEST or not interval(s)[3]]
+        loose = [i for i, s in enumerate(samples) if len(s) < SMALLEST or not interval(s)[1]]
         late = clock() - begin >= seconds and all(len(s) >= SMALLEST for s in samples)
         if not loose or late:
             break
@@ -246,16 +260,16 @@ def measure_throughput(
     for size, s in zip(sizes, samples, strict=True):
         if min(s) <= 0:
             fail("clock", min(s), f"a clock that advances during {repeats} steps")
-        median, low, high, tight = interval(s)
-        timings.append(Timing(size, median, low, high, tuple(s), tight))
+        found, tight = interval(s)
+        timings.append(Timing(size, found, tuple(s), tight))
     return Throughput(tuple(timings), fit_step_law(sizes, samples, fraction=fraction, seed=seed))
 
 
-def measure_training(model, loss, optimiser, make_batch, batch_sizes, **settings):
-    """``measure_throughput`` of ``training_step(model, loss, optimiser, make_batch)``, on the model's device.
+def measure_training(model, loss, optimizer, make_batch, batch_sizes, **settings):
+    """``measure_throughput`` of ``training_step(model, loss, optimizer, make_batch)``, on the model's device.
 
-    ``settings`` are those of ``measure_throughput``. The model, its gradients, the optimiser and torch's
-    random generators are afterwards what they were, bit for bit. Raises as those two do.
+    ``settings`` are those of ``measure_throughput``. The model, its gradients, the optimiser and torch's random
+    generators are afterwards what they were, bit for bit. Raises as those two do.
 
     >>> import torch
     >>> model = torch.nn.Linear(2, 1)
@@ -266,6 +280,7 @@ def measure_training(model, loss, optimiser, make_batch, batch_sizes, **settings
     [1, 64]
     """
     check_model(model, loss)
-    with preserved(model, optimiser):
-        prepare = training_step(model, loss, optimiser, make_batch)
+    check_optimizer(optimizer)
+    with preserved(model, optimizer):
+        prepare = training_step(model, loss, optimizer, make_batch)
         return measure_throughput(prepare, batch_sizes, device=device_of(model), **settings)

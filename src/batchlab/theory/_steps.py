@@ -20,22 +20,16 @@ def first_hit(rates, start, floor, target):
         return 0.0
     log_rates = np.log(np.maximum(rates, 1e-300))
 
-    def reached(t):
+    def excess(t):
         exponent = np.multiply.outer(t, log_rates)
-        return np.exp(exponent) @ start - np.expm1(exponent) @ floor <= target
+        return np.exp(exponent) @ start - np.expm1(exponent) @ floor - target
 
     # By `longest` every mode has died out to rounding. A mode that starts below its floor rises, so the loss need not
-    # fall monotonically: look for the first crossing on a grid, then bisect it.
+    # fall monotonically: look for the first crossing on a grid, then close in on it.
     longest = 40 / -max(log_rates.max(), -40)
     grid = np.concatenate([[0.0], np.geomspace(1e-3 * longest, longest, 100)])
-    below = np.flatnonzero(reached(grid))
-    if len(below) == 0:
-        return math.inf
-    low, high = grid[below[0] - 1], grid[below[0]]
-    for _ in range(40):
-        middle = 0.5 * (low + high)
-        low, high = (low, middle) if reached(middle) else (middle, high)
-    return float(high)
+    below = np.flatnonzero(excess(grid) <= 0)
+    return brentq(excess, grid[below[0] - 1], grid[below[0]]) if len(below) else math.inf
 
 
 def fewest_steps(steps, max_lr):

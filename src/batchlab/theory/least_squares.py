@@ -15,6 +15,7 @@ quadratic model small batches also have a smaller largest learning rate.
 import math
 
 import numpy as np
+from scipy.optimize import brentq
 
 from batchlab._check import array, count, number
 from batchlab.theory._steps import batch_at_steps, fewest_steps, first_hit
@@ -49,13 +50,11 @@ def max_lr(eigenvalues, batch_size):
     """
     h = array("eigenvalues", eigenvalues, ndim=1, above=0)
     batch_size = number("batch_size", batch_size, above=0)
-    low, high = 0.0, 2 / (h.max() * (1 + 1 / batch_size))
-    while high - low > 1e-15 * high:
-        middle = 0.5 * (low + high)
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if _q(h, middle, batch_size) < 1 else (low, middle)
-    return float(high)
+    highest = 2 / (h.max() * (1 + 1 / batch_size))  # q is infinite there
+    below = highest * (1 - 1e-15)
+    if _q(h, below, batch_size) <= 1:  # a batch so large that no number lies between
+        return float(highest)
+    return brentq(lambda lr: _q(h, lr, batch_size) - 1, 0, below, xtol=1e-15 * highest)
 
 
 def floor(eigenvalues, lr, batch_size, label_variance):

@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 
 from batchlab.training import models
+from batchlab.training.check import check
 from batchlab.training.run import Run
 from batchlab.training.step import (
     FIRST_SCALE,
@@ -22,6 +23,7 @@ from batchlab.training.step import (
     meets,
     prepare,
     rescale,
+    row,
     scalar,
     size_at,
 )
@@ -61,7 +63,7 @@ def fit(run):
     """Train once, as ``run`` says, and return its ``History``.
 
     The loss of a batch is the mean over its examples. Divergence ends the run and is recorded, not raised.
-    Raises ValueError where model, data, batch size and device do not fit together, see ``prepare``.
+    Raises ValueError where model, data, batch size and device do not fit together, see ``training.check``.
 
     >>> from batchlab import data, models, optim
     >>> run = Run(data=data.digits(), model=models.mlp((64, 32, 10)), optimizer=optim.momentum(0.9), lr=0.1,
@@ -69,7 +71,7 @@ def fit(run):
     >>> bool(fit(run).table.test_accuracy.iloc[-1] > 0.9)
     True
     """
-    model, params, buffers, parts = prepare(run)
+    model, params, buffers, parts = prepare(run, check(run))
     x, y = parts["train"]  # (N, ...), and (N,) or (N, outputs)
     state, averaged, scale = run.optimizer.init(params), params, FIRST_SCALE
     step = examples = 0
@@ -77,7 +79,9 @@ def fit(run):
 
     def record():
         found = measure_all(run, model, averaged, buffers, parts)
-        rows.append(_row(run, step, examples, seconds, lr, size, losses, found))
+        seen = sum(n for _, n in losses)
+        mean = sum(loss * n for loss, n in losses) / seen if seen else float("nan")
+        rows.append(row(run, step, examples, seconds, lr, size, mean, found))
         losses.clear()
         return meets(run.target, found)
 
@@ -106,20 +110,6 @@ def fit(run):
     if losses:  # steps since the last row, or the batch that diverged
         reached = record() and not diverged
     return _history(run, rows, params, buffers, averaged, diverged, reached)
-
-
-def _row(run, step, examples, seconds, lr, size, losses, found):
-    seen = sum(n for _, n in losses)
-    return {
-        "step": step,
-        "examples": examples,
-        "epoch": examples / len(run.data.train[0]),
-        "seconds": seconds,
-        "lr": lr,
-        "batch_size": size,
-        "batch_loss": sum(loss * n for loss, n in losses) / seen if seen else float("nan"),
-        **found,
-    }
 
 
 def _progress(run):

@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from batchlab._check import fail
 from batchlab.training import models
 from batchlab.training.dataset import index_stream
-from batchlab.training.schedules import constant
 
 FIRST_SCALE = (2.0**16, 0)  # float16 loss scaling: the scale, and the good steps since it last changed
 SMALLEST_SCALE = 2.0**-14
@@ -39,77 +38,27 @@ def device_of(run):
     return torch.device(name)
 
 
-def prepare(run):
-    """Build the model and move everything to the device: (model, params, buffers, parts).
+def prepare(run, model=None):
+    """Build the model, or take this one, and move everything to the device: (model, params, buffers, parts).
 
-    ``parts`` maps "train", "val", "test" to (x, y). Raises ValueError where the parts of a run do not fit
-    together: a device the machine lacks; outputs of the wrong shape, (N, 1) against targets (N,) among them
-    (they would broadcast to (N, N)); a loss that is no 0-dim tensor; BatchNorm with a batch of one example;
-    checkpointing of a model that is not an ``nn.Sequential``.
+    ``parts`` maps "train", "val", "test" to (x, y). That they fit together is for ``check`` to say.
     """
-    device, dtype = device_of(run), dtype_of(run)
-    model = models.build(run.model, run.seed).to(device, dtype)
+    if model is None:
+        model = built(run)
     params = {name: p.detach() for name, p in model.named_parameters()}
     buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
-    if not params:
-        fail("model(seed)", type(model).__name__, "an nn.Module with parameters")
-    parts = {}
-    for part in ("train", "val", "test"):
-        x, y = getattr(run.data, part)
-        parts[part] = (_moved(x, device, dtype), _moved(y, device, dtype))
-    _check_outputs(run, model, params, buffers, *(t[:2] for t in parts["train"]))
-    _check_pieces(run, model)
-    return model, params, buffers, parts
+    return model, params, buffers, {part: moved(run, *getattr(run.data, part)) for part in ("train", "val", "test")}
 
 
-def _moved(tensor, device, dtype):
-    return tensor.to(device, dtype if tensor.is_floating_point() else None)
+def built(run):
+    """The model of a run as it begins, on its device."""
+    return models.build(run.model, run.seed).to(device_of(run), dtype_of(run))
 
 
-@torch.no_grad()
-def _check_outputs(run, model, params, buffers, x, y):
-    model.eval()
-    outputs = functional_call(model, (params, buffers), (x,))
-    if not isinstance(outputs, torch.Tensor):
-        fail("model output", type(outputs).__name__, "a tensor")
-    got, want = tuple(outputs.shape[1:]), tuple(y.shape[1:])
-    if run.data.classes is not None and run.loss == "cross_entropy":
-        want = (*want, run.data.classes)
-    # a loss of the reader's own may take other shapes, but none that broadcasts (N, 1) against (N,) to (N, N)
-    free = callable(run.loss) and got[-1:] != (1,) and (*got, 1) != want
-    if len(outputs) != len(x) or (got != want and not free):
-        fail("model output shape", ("N", *got), f"{('N', *want)}, to go with targets {('N', *y.shape[1:])}")
-    loss = loss_of(run, outputs, y)
-    if not isinstance(loss, torch.Tensor) or loss.ndim != 0 or not loss.is_floating_point():
-        fail("loss", tuple(getattr(loss, "shape", ())), "a 0-dim tensor, the mean over examples")
-
-
-def _check_pieces(run, model):
-    if run.checkpoint_segments > 1:
-        if not isinstance(model, nn.Sequential):
-            fail("checkpoint_segments", run.checkpoint_segments, "1, unless the model is an nn.Sequential")
-        if run.checkpoint_segments > len(model):
-            fail("checkpoint_segments", run.checkpoint_segments, f"at most the {len(model)} layers of the model")
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
-        for size in batch_sizes(run):
-            piece = run.micro_batch or size
-            if (size % piece or piece) == 1:
-                accepted = (
-                    f"no batch or piece of one example, which BatchNorm cannot normalise, and {size} examples make"
-                )
-                fail("batch_size", run.batch_size, f"{accepted} one (try another size, or drop_last=True)")
-
-
-def batch_sizes(run):
-    """The set of batch sizes that a run will use, the ragged last batch of an epoch included."""
-    sizes, examples = set(), len(run.data.train[0])
-    steps = 0
-    for index in batches(run, order="fixed" if run.order == "reshuffle" else run.order):
-        sizes.add(len(index))
-        steps += 1
-        if isinstance(run.batch_schedule, constant) and steps > examples // run.batch_size:
-            break
-    return sizes
+def moved(run, *tensors):
+    """Tensors on the device of a run, floats in its type."""
+    device, dtype = device_of(run), dtype_of(run)
+    return tuple(t.to(device, dtype if t.is_floating_point() else None) for t in tensors)
 
 
 def size_at(run, examples):
@@ -182,6 +131,16 @@ def loss_of(run, outputs, y):
     return F.mse_loss(outputs, y) if run.loss == "mse" else run.loss(outputs, y)
 
 
+def pieces(x, y, size):
+    """Yield (share, xs, ys): a batch in pieces of ``size`` examples, the last maybe smaller, with their shares of it.
+
+    >>> [(share, len(xs)) for share, xs, _ in pieces(torch.zeros(10), torch.zeros(10), 4)]
+    [(0.4, 4), (0.4, 4), (0.2, 2)]
+    """
+    for xs, ys in zip(x.split(size), y.split(size), strict=True):
+        yield len(xs) / len(x), xs, ys
+
+
 def gradient(run, model, params, buffers, x, y, scale=1.0):
     """Mean loss, its gradient, and the buffers afterwards, of one batch.
 
@@ -191,10 +150,8 @@ def gradient(run, model, params, buffers, x, y, scale=1.0):
     """
     model.train()
     params = {name: p.detach().requires_grad_() for name, p in params.items()}
-    size = run.micro_batch or len(x)
     loss, grads = 0.0, None
-    for xs, ys in zip(x.split(size), y.split(size), strict=True):
-        share = len(xs) / len(x)
+    for share, xs, ys in pieces(x, y, run.micro_batch or len(x)):
         buffers = models.next_draw({name: b.clone() for name, b in buffers.items()})
         part = share * mean_loss(run, model, params, buffers, xs, ys)
         kept = {name: b.clone() for name, b in buffers.items()} if run.checkpoint_segments > 1 else buffers
@@ -272,9 +229,8 @@ def measure(run, model, params, buffers, x, y):
     """Mean loss and accuracy (None for regression) over a part, in evaluation mode and full precision."""
     model.eval()
     loss = right = 0.0
-    for xs, ys in zip(x.split(MEASURED_AT_ONCE), y.split(MEASURED_AT_ONCE), strict=True):
+    for share, xs, ys in pieces(x, y, MEASURED_AT_ONCE):
         outputs = functional_call(model, (params, buffers), (xs,))
-        share = len(xs) / len(x)
         loss += share * loss_of(run, outputs, ys).item()
         if run.data.classes is not None:
             right += share * (outputs.argmax(-1) == ys).float().mean().item()
@@ -289,3 +245,17 @@ def measure_all(run, model, params, buffers, parts):
         if accuracy is not None:
             found[f"{part}_accuracy"] = accuracy
     return found
+
+
+def row(run, step, examples, seconds, lr, batch_size, batch_loss, found):
+    """A row of ``History.table``, see there; ``found`` are the metrics of an evaluation."""
+    return {
+        "step": step,
+        "examples": examples,
+        "epoch": examples / len(run.data.train[0]),
+        "seconds": seconds,
+        "lr": lr,
+        "batch_size": batch_size,
+        "batch_loss": batch_loss,
+        **found,
+    }
