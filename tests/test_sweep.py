@@ -18,7 +18,7 @@ from batchlab.engine.sweep import _compiling_pays, _engine, _grid, _units, sweep
 
 SPIRALS = data.two_spirals(60, val=20, test=20)
 WAVES = data.mnist1d(60, val=20, test=20, signals=True)
-TEXT = data.documentation_text(8, windows=60, val=20, test=20)
+TEXT = data.documentation_text(8, tokens=480, val=160, test=160)
 REGRESSION = data.gaussian_regression((1.0, 0.3), 0.1, examples=60, val=20, test=20)
 NETWORKS = {  # data, model, loss
     "mlp": (SPIRALS, models.mlp((2, 17, 5, 2)), "cross_entropy"),
