@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from batchlab._check import fail
 from batchlab.training import models
 from batchlab.training.dataset import index_stream
+from batchlab.training.layers import fewest_normalised
 from batchlab.training.schedules import constant
 
 FIRST_SCALE = (2.0**16, 0)  # float16 loss scaling: the scale, and the good steps since it last changed
@@ -93,7 +94,7 @@ def _check_pieces(run, model):
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         for size in batch_sizes(run):
             piece = run.micro_batch or size
-            if (size % piece or piece) == 1:
+            if any(fewest_normalised(model, n) == 1 for n in (min(piece, size), size % piece or piece)):
                 accepted = (
                     f"no batch or piece of one example, which BatchNorm cannot normalise, and {size} examples make"
                 )
