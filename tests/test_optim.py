@@ -1,5 +1,6 @@
 """The optimisers against torch.optim and pytorch-optimizer, alone and as stacked lanes."""
 
+import numpy as np
 import pytest
 import pytorch_optimizer
 import torch
@@ -7,8 +8,30 @@ from torch import nn
 from torch.func import vmap
 
 from batchlab import optim
+from batchlab.training import rules
 
 STEPS = 50
+
+
+class MuonAndAdamW:
+    """How ``torch.optim.Muon`` is used: matrices by it, everything else by AdamW."""
+
+    def __init__(self, params, lr, weight_decay=0.1, **settings):
+        params = list(params)
+        matrices, others = ([p for p in params if (p.ndim == 2) == wanted] for wanted in (True, False))
+        muon = torch.optim.Muon(matrices, lr, weight_decay=weight_decay, **settings)
+        self.both = muon, torch.optim.AdamW(others, lr, weight_decay=weight_decay)
+        self.param_groups = [group for one in self.both for group in one.param_groups]
+
+    def zero_grad(self):
+        for one in self.both:
+            one.zero_grad()
+
+    def step(self):
+        for one in self.both:
+            one.step()
+
+
 PAIRS = {
     "sgd": (optim.sgd(), lambda p, lr: torch.optim.SGD(p, lr)),
     "sgd with decay": (optim.sgd(weight_decay=0.1), lambda p, lr: torch.optim.SGD(p, lr, weight_decay=0.1)),
@@ -52,6 +75,18 @@ PAIRS = {
         ),
     ),
 }
+if hasattr(torch.optim, "Muon"):  # since torch 2.9
+    rms = dict(nesterov=False, ns_steps=3, adjust_lr_fn="match_rms_adamw", weight_decay=0.02)
+    PAIRS |= {
+        "muon": (optim.muon(), MuonAndAdamW),
+        "muon like adamw": (optim.muon(0.8, **rms), lambda p, lr: MuonAndAdamW(p, lr, momentum=0.8, **rms)),
+    }
+
+
+@pytest.fixture
+def unrounded(monkeypatch):
+    """torch's Muon takes its Newton-Schulz steps in bfloat16: let it keep the type of the weights, to compare."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
 
 
 def problem(dtype, seed=0, scale=1.0):
@@ -87,15 +122,18 @@ def rates(base):
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("name", PAIRS)
-def test_equals_the_library_over_50_steps_with_a_changing_rate(name, dtype, tolerance):
+def test_equals_the_library_over_50_steps_with_a_changing_rate(name, dtype, tolerance, unrounded):
     optimizer, reference = PAIRS[name]
     base = 0.5 if name == "lars" else 0.02
+    if name.startswith("muon"):
+        tolerance *= 10  # Newton-Schulz lifts small singular values, and their rounding with them, up to 3.4^5-fold
     model, x, y = problem(dtype)
     start = {k: p.detach().clone() for k, p in model.named_parameters()}
     found = ours(optimizer, model, x, y, rates(base))
     theirs = reference(model.parameters(), base)
     for t in range(STEPS):
-        theirs.param_groups[0]["lr"] = rates(base)[t]
+        for group in theirs.param_groups:
+            group["lr"] = rates(base)[t]
         theirs.zero_grad()
         nn.functional.mse_loss(model(x[t]), y[t]).backward()
         theirs.step()
@@ -166,9 +204,77 @@ def test_lars_step_does_not_depend_on_the_scale_of_the_gradient():
     )
 
 
+# --- Muon --------------------------------------------------------------------------------------------------------
+
+
+def a_step(optimizer, params, grads, lr=0.1):
+    lr = torch.tensor(lr, dtype=torch.float64)
+    return optimizer.update(grads, optimizer.init(params), params, lr)[0]
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")
+def test_a_step_of_muon_is_torchs_within_the_rounding_of_bfloat16():
+    w, g = random(30, 20), random(30, 20, seed=1)
+    theirs = w.clone().requires_grad_()
+    theirs.grad = g
+    torch.optim.Muon([theirs], 0.1).step()
+    moved, wanted = a_step(optim.muon(), {"w": w}, {"w": g})["w"] - w, theirs.detach() - w
+    assert torch.linalg.norm(moved - wanted) < 0.05 * torch.linalg.norm(wanted)  # 3 digits, five times over
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4), (6, 6), (1, 5), (5, 1)])
+@pytest.mark.parametrize("ns_steps", [1, 5])
+def test_newton_schulz_maps_singular_values_by_its_polynomial(shape, ns_steps):
+    matrix = random(*shape)
+    u, s, v = (torch.from_numpy(a) for a in np.linalg.svd(matrix.numpy(), full_matrices=False))
+    s = s / s.square().sum().sqrt()
+    for _ in range(ns_steps):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    assert (rules.orthogonalized(matrix, ns_steps) - u @ s.diag() @ v).abs().max() < 1e-12
+    assert rules.orthogonalized(torch.zeros(shape), ns_steps).equal(torch.zeros(shape))
+
+
+def test_muon_does_not_see_the_scale_of_a_gradient():
+    w, g = {"w": random(4, 6)}, random(4, 6, seed=1)
+    small, large = (a_step(optim.muon(), w, {"w": scale * g})["w"] for scale in (1.0, 1000.0))
+    assert (small - large).abs().max() < 1e-12
+
+
+def test_muon_takes_filters_as_matrices_and_leaves_what_is_named_to_adamw():
+    params = {"0.weight": random(9, 1, 2, 2), "0.bias": random(9), "4.weight": random(7, 3), "4.bias": random(7)}
+    grads = {k: random(*p.shape, seed=1) for k, p in params.items()}
+    found = a_step(optim.muon(weight_decay=0.2, adamw=("4",)), params, grads)
+    assert list(found) == list(params)
+    flat = a_step(optim.muon(weight_decay=0.2), *({"w": t["0.weight"].flatten(1)} for t in (params, grads)))
+    assert found["0.weight"].flatten(1).equal(flat["w"])
+    by_adamw = a_step(optim.adamw(weight_decay=0.2), params, grads)
+    assert all(found[k].equal(by_adamw[k]) for k in ("0.bias", "4.weight", "4.bias"))
+    assert set(optim.muon(adamw=("4.weight",)).init(params)["v"]) == {"0.bias", "4.weight", "4.bias"}
+    with pytest.raises(ValueError, match="adamw = '5'.*0.weight"):
+        optim.muon(adamw=("4", "5")).init(params)
+    with pytest.raises(ValueError, match="adamw = '4.w'"):
+        optim.muon(adamw=("4.w",)).init(params)
+
+
+# --- Bad input ---------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: optim.muon(momentum=1.0),
+        lambda: optim.muon(nesterov=1),
+        lambda: optim.muon(ns_steps=0),
+        lambda: optim.muon(ns_steps=5.0),
+        lambda: optim.muon(ns_steps=100),
+        lambda: optim.muon(adjust_lr_fn="rms"),
+        lambda: optim.muon(weight_decay=-0.1),
+        lambda: optim.muon(adamw="0"),
+        lambda: optim.muon(adamw=(0,)),
         lambda: optim.sgd(weight_decay=-1),
         lambda: optim.sgd(weight_decay=float("nan")),
         lambda: optim.momentum(1.0),

@@ -18,18 +18,19 @@ from batchlab.engine.sweep import _engine, _grid, _units, sweep
 
 SPIRALS = data.two_spirals(60, val=20, test=20)
 WAVES = data.mnist1d(60, val=20, test=20, signals=True)
-TEXT = data.documentation_text(8, windows=60, val=20, test=20)
+TEXT = data.documentation_text(8, tokens=480, val=160, test=160)
 REGRESSION = data.gaussian_regression((1.0, 0.3), 0.1, examples=60, val=20, test=20)
 NETWORKS = {  # data, model, loss
     "mlp": (SPIRALS, models.mlp((2, 17, 5, 2)), "cross_entropy"),
     "normed": (SPIRALS, models.mlp((2, 8, 2), norm="batch", dropout=0.2), "cross_entropy"),
     "linear": (REGRESSION, models.linear(2, 1), "mse"),
     "cnn": (WAVES, models.cnn((1, 40), 10, channels=(4, 4), norm="group"), "cross_entropy"),
+    "residual": (WAVES, models.resnet((1, 40), 10, width=4, norm="ghost", ghost=8), "cross_entropy"),
     "transformer": (TEXT, models.transformer(TEXT.classes, 8, width=8, depth=1, dropout=0.1), "cross_entropy"),
 }
 OPTIMIZERS = [
     optim.sgd(), optim.momentum(weight_decay=0.01), optim.nesterov(), optim.adagrad(), optim.rmsprop(), optim.adam(),
-    optim.adamw(), optim.lars(), optim.lamb(),
+    optim.adamw(), optim.lars(), optim.lamb(), optim.muon(),
 ]  # fmt: skip
 SCHEDULES = [
     schedules.constant(), schedules.step(at=(100, 300), factor=0.3), schedules.cosine(500), schedules.warmup(200),
@@ -86,7 +87,7 @@ def assert_equals_fit(lane, run, rtol):
 def test_a_lane_equals_fit_whoever_shares_its_stack(
     network, optimizer, lr_schedule, batch_schedule, order, batch_size, micro, extra, grid
 ):
-    if network == "normed":  # BatchNorm refuses batches of one: 60 = 3 * 20
+    if network in ("normed", "residual"):  # BatchNorm refuses batches of one: 60 = 3 * 20
         order, batch_size, batch_schedule = "fixed", 20, schedules.constant()
     run = a_run(
         network, optimizer=optimizer, lr_schedule=lr_schedule, batch_schedule=batch_schedule, order=order,
@@ -108,6 +109,14 @@ def test_every_optimizer_stacks(network, optimizer):
     run = a_run(network, optimizer=optimizer, precision="float64", lr=0.01)
     runs = [replace(run, lr=lr, seed=seed) for lr in (0.01, 0.1) for seed in (0, 1)]
     assert_equals_fit(stacked.train(plan(run), runs)[1], runs[1], 1e-8)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_stacks(network):
+    run = a_run(network, batch_size=20, precision="float64", steps=20)
+    runs = [replace(run, lr=lr, seed=seed) for lr, seed in ((0.01, 0), (0.1, 1))]
+    for lane, alone in zip(stacked.train(plan(run), runs), runs, strict=True):
+        assert_equals_fit(lane, alone, 1e-8)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

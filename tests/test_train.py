@@ -135,7 +135,7 @@ def test_the_trained_model_is_handed_back():
 
 
 def test_language_models_and_convolutions_train():
-    text = data.documentation_text(16, windows=300, val=20, test=20)
+    text = data.documentation_text(16, tokens=4800, val=320, test=320)
     run = Run(
         data=text,
         model=models.transformer(96, 16, width=32, depth=1),

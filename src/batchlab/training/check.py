@@ -5,6 +5,7 @@ from torch import nn
 from torch.func import functional_call
 
 from batchlab._check import fail
+from batchlab.training.layers import fewest_normalised
 from batchlab.training.schedules import constant
 from batchlab.training.step import batches, built, loss_of, moved
 
@@ -52,7 +53,7 @@ def _check_pieces(run, model):
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         for size in batch_sizes(run):
             piece = run.micro_batch or size
-            if (size % piece or piece) == 1:
+            if fewest_normalised(model, size % piece or piece) == 1:
                 accepted = (
                     f"no batch or piece of one example, which BatchNorm cannot normalise, and {size} examples make"
                 )

@@ -39,6 +39,20 @@ class Dataset:
         for part in ("train", "val", "test"):
             _check_part(part, getattr(self, part), self.train, self.classes)
 
+    @property
+    def tokens_per_example(self):
+        """How many predictions the loss of one example averages: T where y is ``(N, T)``, else 1.
+
+        What this package counts in examples (batch sizes, ``examples`` in tables, schedules, a noise scale) times this
+        number is the same in tokens.
+
+        >>> windows = torch.zeros(4, 16, dtype=torch.int64), torch.ones(4, 16, dtype=torch.int64)
+        >>> Dataset("text", False, windows, windows, windows, classes=2).tokens_per_example
+        16
+        """
+        y = self.train[1]
+        return y.shape[1] if self.classes is not None and y.ndim == 2 else 1
+
     def __repr__(self):
         sizes = ", ".join(f"{part} {len(getattr(self, part)[0])}" for part in ("train", "val", "test"))
         outputs = f"{self.classes} classes" if self.classes else f"outputs {tuple(self.train[1].shape[1:])}"

@@ -7,15 +7,31 @@ be stacked by ``torch.func.vmap``.
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from batchlab._check import count, fail, number, one_of
 from batchlab._seeds import whole
+from batchlab.training.layers import (
+    NORMS,
+    Block,
+    Dropout,
+    Embedding,
+    GhostBatchNorm,
+    MeanOverPositions,
+    Residual,
+    he_normal,
+    next_draw,
+    norms,
+)
 
-NORMS = ("none", "layer", "group", "batch")
+__all__ = [
+    "NORMS", "Dropout", "Factory", "GhostBatchNorm", "build", "cnn", "linear", "mlp", "next_draw", "resnet", "seeded",
+    "transformer",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,11 +96,12 @@ def linear(inputs, outputs, *, bias=True):
     return _factory("linear", inputs=count("inputs", inputs), outputs=count("outputs", outputs), bias=bias)
 
 
-def mlp(sizes, *, norm="none", dropout=0.0, groups=4):
+def mlp(sizes, *, norm="none", dropout=0.0, groups=4, ghost=32):
     """Fully connected layers of the given sizes, (N, sizes[0]) -> (N, sizes[-1]).
 
-    After each layer but the last: ``norm`` ("none", "layer", "group" in ``groups`` groups, or "batch"), ReLU, and
-    dropout with probability ``dropout``.
+    After each layer but the last: ``norm`` ("none", "layer", "group" in ``groups`` groups, "batch", or "ghost", a batch
+    norm over virtual batches of ``ghost`` examples, see ``GhostBatchNorm``), ReLU, and dropout with probability
+    ``dropout``.
 
     >>> mlp((64, 32, 10), norm="layer")(seed=0)(torch.zeros(5, 64)).shape
     torch.Size([5, 10])
@@ -92,29 +109,30 @@ def mlp(sizes, *, norm="none", dropout=0.0, groups=4):
     if not isinstance(sizes, (tuple, list)) or len(sizes) < 2:
         fail("sizes", sizes, "at least two sizes, inputs first and outputs last")
     sizes = tuple(count("sizes", s) for s in sizes)
-    _check_norm(norm, groups, sizes[1:-1])
-    return _factory("mlp", sizes=sizes, norm=norm, dropout=_rate(dropout), groups=groups)
+    _check_norm(norm, groups, ghost, sizes[1:-1])
+    return _factory("mlp", sizes=sizes, norm=norm, dropout=_rate(dropout), groups=groups, ghost=ghost)
 
 
-def cnn(inputs, classes, *, channels=(16, 32), kernel=3, norm="none", dropout=0.0, groups=4):
+def cnn(inputs, classes, *, channels=(16, 32), kernel=3, norm="none", dropout=0.0, groups=4, ghost=32):
     """Convolutions, their mean over all positions, and a linear layer: (N, *inputs) -> (N, classes).
 
     ``inputs`` is (channels, length) for signals or (channels, height, width) for images. Each convolution has an odd
     ``kernel`` and is followed by norm and ReLU; all but the first halve the length (stride 2). Dropout comes before
     the linear layer. "layer" normalises one example over channels and positions together (a single group).
 
+    The mean forgets where things are, so the last convolution has to see enough of the input: 5 positions across with
+    the default channels, 17 with ``channels=(8, 16, 32, 64)``, which suits 28 x 28 images.
+
     >>> cnn((1, 8, 8), 10)(seed=0)(torch.zeros(5, 1, 8, 8)).shape
     torch.Size([5, 10])
     """
-    if not isinstance(inputs, (tuple, list)) or len(inputs) not in (2, 3):
-        fail("inputs", inputs, "(channels, length) or (channels, height, width)")
-    inputs = tuple(count("inputs", s) for s in inputs)
+    inputs = _positions(inputs)
     if not isinstance(channels, (tuple, list)) or not channels:
         fail("channels", channels, "at least one number of channels")
     channels = tuple(count("channels", c) for c in channels)
     if count("kernel", kernel) % 2 == 0:
         fail("kernel", kernel, "an odd number")
-    _check_norm(norm, groups, channels)
+    _check_norm(norm, groups, ghost, channels)
     return _factory(
         "cnn",
         inputs=inputs,
@@ -124,6 +142,35 @@ def cnn(inputs, classes, *, channels=(16, 32), kernel=3, norm="none", dropout=0.
         norm=norm,
         dropout=_rate(dropout),
         groups=groups,
+        ghost=ghost,
+    )
+
+
+def resnet(inputs, classes, *, width=16, depth=1, norm="none", groups=4, ghost=32):
+    """A small residual network (He et al. 2016, pre-activation): (N, *inputs) -> (N, classes).
+
+    ``inputs`` as for ``cnn``. A convolution that halves the length; ``depth`` blocks of ``width`` channels; ``depth``
+    blocks of twice the width, the first of which halves the length again; a last norm and ReLU, the mean over all
+    positions, and a linear layer: 4 depth + 2 layers of weights. Every block is one layer of the ``nn.Sequential``.
+    ``norm``, ``groups`` and ``ghost`` as for ``mlp``.
+
+    Convolutions start as He et al. (2015) have it, the last of each block 1 / sqrt(blocks) times that, so that the
+    mean square of a signal grows at most e-fold on its way even without a norm (Hanin & Rolnick 2018).
+
+    >>> resnet((1, 28, 28), 10, norm="batch")(seed=0)(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5, 10])
+    """
+    inputs = _positions(inputs)
+    _check_norm(norm, groups, ghost, (count("width", width), 2 * width))
+    return _factory(
+        "resnet",
+        inputs=inputs,
+        classes=count("classes", classes, at_least=2),
+        width=width,
+        depth=count("depth", depth),
+        norm=norm,
+        groups=groups,
+        ghost=ghost,
     )
 
 
@@ -157,146 +204,66 @@ def _factory(kind, **settings):
     return Factory(kind, tuple(settings.items()))
 
 
+def _positions(inputs):
+    if not isinstance(inputs, (tuple, list)) or len(inputs) not in (2, 3):
+        fail("inputs", inputs, "(channels, length) or (channels, height, width)")
+    return tuple(count("inputs", s) for s in inputs)
+
+
 def _rate(dropout):
     return number("dropout", dropout, at_least=0, below=1)
 
 
-def _check_norm(norm, groups, widths):
+def _check_norm(norm, groups, ghost, widths):
     one_of("norm", norm, NORMS)
     count("groups", groups)
+    count("ghost", ghost, at_least=2)
     if norm == "group" and any(width % groups for width in widths):
         fail("groups", groups, f"a divisor of every width in {tuple(widths)}")
 
 
-# --- Dropout whose masks are a function of seed and step ---------------------------------------------------------
-
-
-class Dropout(nn.Module):
-    """Zero each entry with probability ``rate`` and divide the rest by 1 - rate (Srivastava et al. 2014).
-
-    The mask is a hash of the buffer ``dropout_draw`` and the entry's position: no generator is read or moved. So a
-    model trained alone and the same model in a stack of lanes drop the same entries, and a checkpointed layer drops
-    them again when it is recomputed. The buffer starts from the seed, and the training loop adds 1 to it at each
-    forward pass (``next_draw``); called outside that loop, the layer drops the same entries every time.
-    """
-
-    def __init__(self, rate, seed, layer):
-        super().__init__()
-        self.rate = rate
-        self.register_buffer("dropout_draw", torch.tensor(whole(seed, "dropout", layer), dtype=torch.int64))
-
-    def forward(self, x):
-        if not self.training or self.rate == 0:
-            return x
-        position = torch.arange(x.numel(), device=x.device).reshape(x.shape)
-        bits = _mix(_mix(self.dropout_draw) + position)
-        keep = _shifted(bits, 11) >= int(self.rate * 2**53)  # the 53 high bits are a uniform number in [0, 1)
-        return torch.where(keep, x / (1 - self.rate), 0.0)
-
-    def extra_repr(self):
-        return f"rate={self.rate}"
-
-
-def _shifted(z, by):
-    """Shift int64 right without copying the sign bit."""
-    return (z >> by) & ((1 << (64 - by)) - 1)
-
-
-def _mix(z):
-    """Scramble int64 so that neighbours look independent: the finaliser of SplitMix64 (Steele, Lea & Flood 2014)."""
-    z = z + (0x9E3779B97F4A7C15 - 2**64)
-    z = (z ^ _shifted(z, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
-    z = (z ^ _shifted(z, 27)) * (0x94D049BB133111EB - 2**64)
-    return z ^ _shifted(z, 31)
-
-
-def next_draw(buffers):
-    """Buffers for the next forward pass: every dropout counter is one further, all else as it was."""
-    return {name: b + 1 if name.endswith("dropout_draw") else b for name, b in buffers.items()}
-
-
-# --- The layers --------------------------------------------------------------------------------------------------
-
-
-def _norm(norm, width, groups, dims):
-    """The norm layer, if any, for (N, width) with dims = 0, or for (N, width, *positions) with 1 or 2 positions."""
-    if norm == "none":
-        return []
-    if norm == "batch":
-        return [(nn.BatchNorm2d if dims == 2 else nn.BatchNorm1d)(width)]
-    return [nn.GroupNorm(1 if norm == "layer" else groups, width)]
+# --- What they build ---------------------------------------------------------------------------------------------
 
 
 def _linear(seed, inputs, outputs, bias):
     return nn.Sequential(nn.Linear(inputs, outputs, bias=bias))
 
 
-def _mlp(seed, sizes, norm, dropout, groups):
+def _mlp(seed, sizes, norm, dropout, groups, ghost):
     layers = []
     for i, (width_in, width) in enumerate(zip(sizes[:-2], sizes[1:-1], strict=True)):
-        layers += [nn.Linear(width_in, width), *_norm(norm, width, groups, 0), nn.ReLU()]
+        layers += [nn.Linear(width_in, width), *norms(norm, width, groups=groups, ghost=ghost, dims=0), nn.ReLU()]
         layers += [Dropout(dropout, seed, i)] if dropout else []
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 
 
-class _MeanOverPositions(nn.Module):
-    def forward(self, x):
-        return x.flatten(2).mean(-1)  # (N, C, ...) -> (N, C)
-
-
-def _cnn(seed, inputs, classes, channels, kernel, norm, dropout, groups):
+def _cnn(seed, inputs, classes, channels, kernel, norm, dropout, groups, ghost):
     dims = len(inputs) - 1
     conv = nn.Conv2d if dims == 2 else nn.Conv1d
     layers = []
     for i, (before, after) in enumerate(zip((inputs[0], *channels[:-1]), channels, strict=True)):
         layers += [conv(before, after, kernel, stride=2 if i else 1, padding=kernel // 2)]
-        layers += [*_norm(norm, after, groups, dims), nn.ReLU()]
-    layers += [_MeanOverPositions(), *([Dropout(dropout, seed, 0)] if dropout else [])]
+        layers += [*norms(norm, after, groups=groups, ghost=ghost, dims=dims), nn.ReLU()]
+    layers += [MeanOverPositions(), *([Dropout(dropout, seed, 0)] if dropout else [])]
     return nn.Sequential(*layers, nn.Linear(channels[-1], classes))
 
 
-class _Embedding(nn.Module):
-    def __init__(self, vocabulary, context, width):
-        super().__init__()
-        self.token, self.position = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
-        for table in (self.token, self.position):
-            nn.init.normal_(table.weight, std=0.02)
-
-    def forward(self, tokens):  # (N, T) -> (N, T, width)
-        return self.token(tokens) + self.position.weight[: tokens.shape[-1]]
-
-
-class _Attention(nn.Module):
-    def __init__(self, width, heads):
-        super().__init__()
-        self.heads, self.joint, self.out = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
-
-    def forward(self, x):  # (N, T, width)
-        # written out, because the fused kernel cannot be stacked by vmap
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for t in self.joint(x).chunk(3, -1))
-        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (N, heads, T, T)
-        future = torch.ones(x.shape[-2], x.shape[-2], dtype=torch.bool, device=x.device).triu(1)
-        weights = scores.masked_fill(future, -math.inf).softmax(-1)
-        return self.out((weights @ v).transpose(-3, -2).flatten(-2))
-
-
-class _Block(nn.Module):
-    def __init__(self, seed, layer, width, heads, norm, dropout):
-        super().__init__()
-        self.norm1, self.norm2 = (nn.LayerNorm(width) if norm == "layer" else nn.Identity() for _ in range(2))
-        self.attention = _Attention(width, heads)
-        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.drop1, self.drop2 = Dropout(dropout, seed, 2 * layer), Dropout(dropout, seed, 2 * layer + 1)
-
-    def forward(self, x):  # (N, T, width)
-        x = x + self.drop1(self.attention(self.norm1(x)))
-        return x + self.drop2(self.narrow(F.gelu(self.widen(self.norm2(x)))))
+def _resnet(seed, inputs, classes, width, depth, norm, groups, ghost):
+    dims = len(inputs) - 1
+    conv = nn.Conv2d if dims == 2 else nn.Conv1d
+    normalised = partial(norms, norm, groups=groups, ghost=ghost, dims=dims)
+    widths = (width,) * (depth + 1) + (2 * width,) * depth
+    layers = [he_normal(conv(inputs[0], width, 3, stride=2, padding=1))]
+    for before, after in pairwise(widths):
+        stride = 1 if before == after else 2
+        layers.append(Residual(conv, before, after, stride, normalised, scale=math.sqrt(2 * depth)))
+    return nn.Sequential(*layers, *normalised(2 * width), nn.ReLU(), MeanOverPositions(), nn.Linear(2 * width, classes))
 
 
 def _transformer(seed, vocabulary, context, width, depth, heads, norm, dropout):
-    blocks = [_Block(seed, i, width, heads, norm, dropout) for i in range(depth)]
+    blocks = [Block(seed, i, width, heads, norm, dropout) for i in range(depth)]
     last = nn.LayerNorm(width) if norm == "layer" else nn.Identity()
-    return nn.Sequential(_Embedding(vocabulary, context, width), *blocks, last, nn.Linear(width, vocabulary))
+    return nn.Sequential(Embedding(vocabulary, context, width), *blocks, last, nn.Linear(width, vocabulary))
 
 
-BUILDERS = {"linear": _linear, "mlp": _mlp, "cnn": _cnn, "transformer": _transformer}
+BUILDERS = {"linear": _linear, "mlp": _mlp, "cnn": _cnn, "resnet": _resnet, "transformer": _transformer}

@@ -8,12 +8,12 @@ stack lanes of it: norms are then taken in each lane apart.
 In the formulas g is the gradient of the mean loss, w one parameter tensor, and operations are elementwise.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 
-from batchlab._check import fail, number
+from batchlab._check import count, fail, number, one_of
+from batchlab.training.rules import RULES, STATES, of_adamw
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,6 +35,8 @@ class Optimizer:
         """The state before the first step: zeros shaped like ``params``, and a step count where the rule has one."""
         moments, counts = STATES[self.name]
         state = {name: {k: torch.zeros_like(p) for k, p in params.items()} for name in moments}
+        if self.name == "muon":  # a second moment for AdamW's share only
+            state["v"] = {k: state["v"][k] for k in of_adamw(params, dict(self.settings)["adamw"])}
         if counts:
             p = next(iter(params.values()))
             state["steps"] = torch.zeros((), dtype=p.dtype, device=p.device)
@@ -123,6 +125,33 @@ def lamb(betas=(0.9, 0.999), *, eps=1e-6, weight_decay=0.0):
     return Optimizer("lamb", _settings(betas=betas, eps=eps, weight_decay=weight_decay))
 
 
+def muon(momentum=0.95, *, nesterov=True, ns_steps=5, adjust_lr_fn=None, weight_decay=0.1, adamw=()):
+    """Muon (Jordan et al. 2024): momentum whose matrices are made nearly orthogonal; all else by AdamW.
+
+    m <- momentum m + (1 - momentum) g;  u = momentum m + (1 - momentum) g if ``nesterov``, else m
+    w <- w (1 - lr weight_decay) - lr r O(u), O(u) nearly U V' of u = U S V' after ``ns_steps`` Newton-Schulz steps
+
+    ``adjust_lr_fn``: None or "original", r = sqrt(max(1, rows / columns)); "match_rms_adamw", r = 0.2 sqrt(max(rows,
+    columns)), with which an entry moves about as far as under AdamW, so that one lr suits both (Liu et al. 2025).
+
+    Tensors of more than two dimensions count as matrices (first dimension, all others). Vectors (biases, norm gains)
+    get AdamW with its defaults, the same lr and weight_decay; so do the layers and tensors named in ``adamw``, by
+    their names in the model: Muon is meant for hidden layers, so name the embeddings and the output layer, as in
+    ``muon(adamw=("0", "4"))`` for ``models.transformer`` with two blocks. ``init`` raises ValueError on a name that
+    the model does not have.
+
+    Equals ``torch.optim.Muon`` (2.9 and later; matrices only) but for the rounding of its Newton-Schulz steps, which
+    it takes in bfloat16 and this in the weights' own type.
+    """
+    return Optimizer(
+        "muon",
+        _settings(
+            momentum=momentum, nesterov=nesterov, ns_steps=ns_steps, adjust_lr_fn=adjust_lr_fn,
+            weight_decay=weight_decay, adamw=adamw,
+        ),
+    )  # fmt: skip
+
+
 def _settings(**given):
     for name, value in given.items():
         if name == "betas":
@@ -131,120 +160,17 @@ def _settings(**given):
             given[name] = tuple(number("betas", b, at_least=0, below=1) for b in value)
         elif name in ("momentum", "alpha"):
             given[name] = number(name, value, at_least=0, below=1)
+        elif name == "nesterov":
+            one_of(name, value, (True, False))
+        elif name == "ns_steps":
+            given[name] = count(name, value, at_most=99)
+        elif name == "adjust_lr_fn":
+            one_of(name, value, (None, "original", "match_rms_adamw"))
+        elif name == "adamw":
+            if not isinstance(value, tuple) or not all(isinstance(n, str) for n in value):
+                fail(name, value, "a tuple of names of layers or tensors")
         elif name in ("eps", "trust"):
             given[name] = number(name, value, above=0)
         else:
             given[name] = number(name, value, at_least=0)
     return tuple(given.items())
-
-
-# ---------------------------------------------------------------- the rules
-
-
-def _map(rule, *trees):
-    """``rule`` on the tensors of the same name in each dict."""
-    return {name: rule(*(tree[name] for tree in trees)) for name in trees[0]}
-
-
-def _decayed(grads, params, weight_decay):
-    return _map(lambda g, w: g + weight_decay * w, grads, params) if weight_decay else grads
-
-
-def _sgd(grads, state, params, lr, weight_decay):
-    g = _decayed(grads, params, weight_decay)
-    return _map(lambda w, g: w - lr * g, params, g), state
-
-
-def _momentum(grads, state, params, lr, momentum, weight_decay):
-    g = _decayed(grads, params, weight_decay)
-    m = _map(lambda m, g: momentum * m + g, state["m"], g)
-    return _map(lambda w, m: w - lr * m, params, m), {"m": m}
-
-
-def _nesterov(grads, state, params, lr, momentum, weight_decay):
-    g = _decayed(grads, params, weight_decay)
-    m = _map(lambda m, g: momentum * m + g, state["m"], g)
-    return _map(lambda w, g, m: w - lr * (g + momentum * m), params, g, m), {"m": m}
-
-
-def _adagrad(grads, state, params, lr, eps, weight_decay):
-    g = _decayed(grads, params, weight_decay)
-    v = _map(lambda v, g: v + g * g, state["v"], g)
-    return _map(lambda w, g, v: w - lr * g / (v.sqrt() + eps), params, g, v), {"v": v}
-
-
-def _rmsprop(grads, state, params, lr, alpha, eps, weight_decay):
-    g = _decayed(grads, params, weight_decay)
-    v = _map(lambda v, g: alpha * v + (1 - alpha) * g * g, state["v"], g)
-    return _map(lambda w, g, v: w - lr * g / (v.sqrt() + eps), params, g, v), {"v": v}
-
-
-def _moments(grads, state, betas):
-    b1, b2 = betas
-    m = _map(lambda m, g: b1 * m + (1 - b1) * g, state["m"], grads)
-    v = _map(lambda v, g: b2 * v + (1 - b2) * g * g, state["v"], grads)
-    return m, v
-
-
-def _bias(beta, steps):
-    """1 - beta**steps, without the cancellation that costs float32 four digits at the first steps."""
-    return -torch.expm1(steps * math.log(beta)) if beta > 0 else torch.ones_like(steps)
-
-
-def _adam(grads, state, params, lr, betas, eps, weight_decay):
-    m, v = _moments(_decayed(grads, params, weight_decay), state, betas)
-    steps = state["steps"] + 1
-    c1, c2 = _bias(betas[0], steps), _bias(betas[1], steps)
-    new = _map(lambda w, m, v: w - lr * (m / c1) / ((v / c2).sqrt() + eps), params, m, v)
-    return new, {"m": m, "v": v, "steps": steps}
-
-
-def _adamw(grads, state, params, lr, betas, eps, weight_decay):
-    return _adam(grads, state, _map(lambda w: w * (1 - lr * weight_decay), params), lr, betas, eps, 0.0)
-
-
-def _lars(grads, state, params, lr, momentum, trust, weight_decay):
-    def rescaled(g, w):
-        if w.ndim < 2:
-            return g
-        length, below = torch.linalg.vector_norm(w), torch.linalg.vector_norm(g)
-        below = below + weight_decay * length
-        ratio = torch.where((length > 0) & (below > 0), trust * length / below, 1.0)
-        return ratio * (g + weight_decay * w)
-
-    return _momentum(_map(rescaled, grads, params), state, params, lr, momentum, 0.0)
-
-
-def _lamb(grads, state, params, lr, betas, eps, weight_decay):
-    def stepped(w, m, v):
-        u = m / (v.sqrt() + eps) + weight_decay * w
-        length, below = torch.linalg.vector_norm(w).clamp(max=10.0), torch.linalg.vector_norm(u)
-        ratio = torch.where((length > 0) & (below > 0), length / (below + eps), 1.0)
-        return w - lr * ratio * u
-
-    m, v = _moments(grads, state, betas)
-    return _map(stepped, params, m, v), {"m": m, "v": v}
-
-
-RULES = {
-    "sgd": _sgd,
-    "momentum": _momentum,
-    "nesterov": _nesterov,
-    "adagrad": _adagrad,
-    "rmsprop": _rmsprop,
-    "adam": _adam,
-    "adamw": _adamw,
-    "lars": _lars,
-    "lamb": _lamb,
-}
-STATES = {  # the moments each rule keeps, and whether it counts steps
-    "sgd": ((), False),
-    "momentum": (("m",), False),
-    "nesterov": (("m",), False),
-    "adagrad": (("v",), False),
-    "rmsprop": (("v",), False),
-    "adam": (("m", "v"), True),
-    "adamw": (("m", "v"), True),
-    "lars": (("m",), False),
-    "lamb": (("m", "v"), False),
-}

