@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from batchlab._check import count, fail, number, one_of
-from batchlab.engine import native, stacked, store
+from batchlab.engine import kernel, native, stacked, store
 from batchlab.engine.plan import Lane, plan
 from batchlab.training import models, step
 from batchlab.training.loop import fit
@@ -48,8 +48,11 @@ def sweep(
         function of the batch size that returns such a list.
     n_jobs : joblib's: processes to use, by default one, or what ``joblib.parallel_config`` says. That is also the way
         to a cluster: ``with joblib.parallel_config("dask"): sweep(...)``. Cores are shared among processes.
-    cache : a directory. Finished lanes are kept there, under a hash of everything that decides them (arguments, data,
-        code), and found again by any later sweep: one that was killed goes on, one on a larger grid adds to it.
+    cache : a directory. Finished lanes are kept there, under a hash of everything that decides them (arguments and
+        their code, data, versions, this package's code, the engine), and found again by any later sweep: one that was
+        killed goes on, one on a larger grid adds to it. A function or class of your own is followed into its body,
+        closure and the globals it uses; what cannot be followed is trained and not kept, and a warning says why. The
+        folder may be shared; whoever can write to it can plant results.
     memory : bytes that one stack may take; larger grids are cut into several stacks
     engine : what trains the lanes. "native": ReLU networks of linear layers under SGD, momentum or Nesterov, in
         float32 on a CPU, by a C kernel (tens to hundreds of times a DataLoader loop). "stacked": any model, as one
@@ -69,26 +72,22 @@ def sweep(
     """
     grid = _grid(run, batch_size, lr, seed)
     count("memory", memory)
-    engine = _engine(run, one_of("engine", engine, ENGINES))
-    folder = None if cache is None else store.opened(cache)
-    names = store.names(grid, engine) if folder else []
-    done = {i: lane for i, name in enumerate(names) if (lane := store.read(folder, name))}
+    engines = _engines(grid, one_of("engine", engine, ENGINES))
+    kept = None if cache is None else store.Store(cache, grid)
+    found = kept.read(grid, [engines[run.batch_size] for run in grid]) if kept else []
+    done = {i: lane for i, lane in enumerate(found) if lane}
 
     workers = joblib.effective_n_jobs(n_jobs)
     threads = max(1, joblib.cpu_count() // workers) if workers > 1 else torch.get_num_threads()
-    units = _units(grid, engine, memory, threads)
-    if engine == "native":  # its lanes are computed apart
-        units = [[i for i in unit if i not in done] for unit in units]
-    else:  # rounding may depend on who shares the stack, so a stack is trained again whole
-        units = [unit for unit in units if not all(i in done for i in unit)]
-    tasks = (joblib.delayed(_train)(i, *task) for i, task in enumerate(_tasks(grid, units, engine, threads, workers)))
+    units = [_left(engine, unit, done) for engine, unit in _units(grid, engines, memory, threads)]
+    tasks = (joblib.delayed(_train)(i, *task) for i, task in enumerate(_tasks(grid, units, engines, threads, workers)))
     with tqdm(total=len(grid), initial=len(grid) - sum(map(len, units)), unit=" lanes", disable=not progress) as bar:
-        for which, results in _as_they_come(tasks, n_jobs, workers):
-            for i, lane in zip(units[which], results, strict=True):
+        for which, trained_by, lanes in _as_they_come(tasks, n_jobs, workers):
+            for i, lane in zip(units[which], lanes, strict=True):
                 done[i] = lane
-                if folder and not store.write(folder, names[i], lane):
-                    folder = None
-            bar.update(len(results))
+                if kept:
+                    kept.write(grid[i], trained_by, lane)
+            bar.update(len(lanes))
     return _table(grid, [done[i] for i in range(len(grid))])
 
 
@@ -120,38 +119,69 @@ def _values(name, values, check):
     return values
 
 
+def _engines(grid, engine):
+    """What will train each batch size: a dict. ValueError where the engine asked for cannot do what the runs ask."""
+    return {size: _engine(run, engine) for size, run in {run.batch_size: run for run in grid}.items()}
+
+
 def _engine(run, engine):
-    """The engine that will be used; ValueError where the one asked for cannot do what ``run`` asks."""
+    """The engine that will train ``run``, which a lane's key names: "auto" and a missing compiler are settled here."""
     stackable = run.precision != "float16" and run.checkpoint_segments == 1
     if engine in ("stacked", "compiled") and not stackable:
         fail("engine", engine, "'loop' or 'auto' for precision='float16' and for checkpoint_segments > 1")
-    if engine == "native" and not native.suits(run):
+    suits = native.suits(run)
+    if engine == "native" and not suits:
         fail("engine", engine, "another one: see batchlab.engine.native.suits for what the C kernel computes")
-    if engine == "auto" and native.suits(run) and native.library():
+    if engine in ("auto", "native") and suits and native.library():
         return "native"
-    return engine if engine != "auto" else "auto" if stackable else "loop"
+    if engine == "loop" or not stackable:
+        return "loop"
+    if engine == "compiled" or (engine == "auto" and _compiling_pays(run)):
+        return "compiled" if _can_compile(run) else "stacked"
+    return "stacked"
 
 
-def _units(grid, engine, memory, threads):
-    """Lists of places in the grid: lanes of one batch size that are trained together."""
+def _compiling_pays(run):
+    """Whether ``torch.compile`` wins back the half minute that it takes: in long runs, and never for convolutions."""
+    order = "replacement" if run.order == "replacement" else "fixed"
+    if next(islice(step.batches(run, order=order), STEPS_THAT_PAY_FOR_COMPILING, None), None) is None:
+        return False
+    return not any(isinstance(m, nn.modules.conv._ConvNd) for m in models.build(run.model, run.seed).modules())
+
+
+def _can_compile(run):
+    """Whether ``torch.compile`` finds what it needs: a compiler, and a folder to load what it makes from."""
+    return bool(step.device_of(run).type != "cpu" or native.library()) and kernel.keep_torch_apart()
+
+
+def _units(grid, engines, memory, threads):
+    """Pairs (engine, places in the grid): lanes of one batch size that are trained together."""
     units = []
     for size in dict.fromkeys(run.batch_size for run in grid):
         places = [i for i, run in enumerate(grid) if run.batch_size == size]
-        if engine in ("native", "loop"):
-            most = LANES_OF_A_UNIT * threads if engine == "native" else 1
+        if engines[size] in ("native", "loop"):
+            most = LANES_OF_A_UNIT * threads if engines[size] == "native" else 1
         else:
             most = max(1, memory // stacked.bytes_of_a_lane(grid[places[0]]))
-        units += [places[i : i + most] for i in range(0, len(places), most)]
+        units += [(engines[size], places[i : i + most]) for i in range(0, len(places), most)]
     return units
 
 
-def _tasks(grid, units, engine, threads, workers):
+def _left(engine, unit, done):
+    """What is to train of a unit of which some lanes are done."""
+    if engine == "native":  # its lanes are computed apart
+        return [i for i in unit if i not in done]
+    return [] if all(i in done for i in unit) else unit  # rounding may depend on who shares the stack: again whole
+
+
+def _tasks(grid, units, engines, threads, workers):
     """The arguments of ``_train`` for each unit, made when they are needed."""
-    size, common = None, None
+    size, common, engine = None, None, None
     for unit in units:
         runs = [grid[i] for i in unit]
         if unit and runs[0].batch_size != size:
-            size, common = runs[0].batch_size, None if engine == "loop" else plan(runs[0])
+            size, engine = runs[0].batch_size, engines[runs[0].batch_size]
+            common = None if engine == "loop" else plan(runs[0])
         yield common, runs, engine, threads, workers > 1
 
 
@@ -168,25 +198,18 @@ def _as_they_come(tasks, n_jobs, workers):
 
 
 def _train(which, common, runs, engine, threads, in_worker):
-    """Train the lanes of one unit; runs in whatever process joblib chose."""
+    """Train the lanes of one unit, in whatever process joblib chose; also returns the engine that did it."""
     if not runs:
-        return which, []
+        return which, engine, []
     if in_worker:
         torch.set_num_threads(threads)
     if engine == "native" and native.library():
-        return which, native.train(common, runs, threads)
+        return which, engine, native.train(common, runs, threads)
     if engine == "loop":
-        return which, [_one(run) for run in runs]
-    wanted = engine == "compiled" or (engine == "auto" and _compiling_pays(runs[0], len(common.sizes)))
-    can = step.device_of(runs[0]).type != "cpu" or native.library()  # torch.compile needs a compiler as well
-    return which, stacked.train(common, runs, compiled=bool(wanted and can))
-
-
-def _compiling_pays(run, steps):
-    """Whether ``torch.compile`` wins back the half minute that it takes: in long runs, and never for convolutions."""
-    if steps <= STEPS_THAT_PAY_FOR_COMPILING:
-        return False
-    return not any(isinstance(m, nn.modules.conv._ConvNd) for m in models.build(run.model, run.seed).modules())
+        return which, engine, [_one(run) for run in runs]
+    if engine == "compiled" and _can_compile(runs[0]):
+        return which, engine, stacked.train(common, runs, compiled=True)
+    return which, "stacked", stacked.train(common, runs)  # also on a cluster's machine without a compiler
 
 
 def _one(run):
@@ -196,7 +219,6 @@ def _one(run):
 
 
 def _table(grid, done):
-
     rows = []
     for run, lane in zip(grid, done, strict=True):
         name = {"batch_size": run.batch_size, "lr": run.lr, "seed": run.seed}
