@@ -15,6 +15,7 @@ import pandas
 import pytest
 from test_store import a_run
 from test_sweep import assert_equals_fit
+from torch._inductor import codecache
 
 import batchlab
 from batchlab import data, models, optim, sweep
@@ -342,54 +343,63 @@ def test_the_kernel_for_any_processor_equals_fit(monkeypatch):
 # ---------------------------------------------------------------- torch.compile's files
 
 
-def resolved():
-    from torch._inductor.codecache import cache_dir
+@pytest.fixture
+def unset(monkeypatch):
+    """No folder chosen for torch.compile; on leaving, all is as it was."""
+    for name in ("_HEADER_DIR", "_HEADER_LOCK_DIR"):
+        monkeypatch.setattr(codecache, name, None, raising=False)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
 
-    return Path(cache_dir())
+
+def resolved():
+    """The folder that torch.compile takes."""
+    return Path(codecache.cache_dir())
 
 
 @pytest.mark.parametrize("before", [None, "torch's own"])
-def test_torch_compile_unpickles_nothing_from_a_shared_folder(cache, monkeypatch, before):
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+def test_torch_compile_unpickles_nothing_from_a_shared_folder(cache, unset, before):
     if before:  # what torch writes there itself when it is used first
         assert resolved().parent == Path(tempfile.gettempdir())
     assert kernel.keep_torch_apart()
-    assert resolved().parent == cache and resolved().name.startswith("inductor-")
+    assert resolved().parent == Path(codecache._HEADER_DIR).parent.parent == cache
     if os.name == "posix":
         assert cache.stat().st_mode & 0o777 == 0o700
+
+
+def test_torch_compile_has_a_folder_for_each_processor(unset, monkeypatch):
+    kernel.keep_torch_apart()
     there = resolved()
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     monkeypatch.setattr(kernel, "processor", lambda: ["flags : sse2"])
-    assert kernel.keep_torch_apart() and resolved() != there
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    kernel.keep_torch_apart()
+    assert resolved() != there
 
 
-def test_the_readers_own_folder_for_torch_compile_stays(tmp_path, monkeypatch):
+def test_the_readers_own_folder_for_torch_compile_stays(tmp_path, unset, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))
     assert kernel.keep_torch_apart() and resolved() == tmp_path / "torch"
 
 
-def test_without_a_private_folder_torch_compile_has_one_for_this_process(cache, monkeypatch):
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+def test_without_a_private_folder_torch_compile_has_one_for_this_process(unset, monkeypatch):
     monkeypatch.setattr(files, "private", lambda: None)
     assert kernel.keep_torch_apart()
     assert resolved().parent == Path(tempfile.gettempdir()) and resolved().name.startswith("batchlab-")
     if os.name == "posix":
         assert resolved().stat().st_mode & 0o777 == 0o700
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
 
 
-def test_where_compiled_code_cannot_be_loaded_lanes_are_stacked(monkeypatch):
+def test_where_compiled_code_cannot_be_loaded_lanes_are_stacked(unset, monkeypatch):
     monkeypatch.setattr(kernel, "_may_run", lambda folder: False)
     monkeypatch.setattr(native, "library", lambda: True)
     assert sweeping._engine(a_run(optimizer=optim.adam()), "compiled") == "stacked"
 
 
-def test_a_compiled_sweep_keeps_torch_apart(monkeypatch):
-    """Before anything is compiled, in this process and in a worker."""
-    kept = []
-    monkeypatch.setattr(kernel, "keep_torch_apart", lambda: kept.append("apart") or True)
+def test_torch_is_kept_apart_before_anything_is_compiled(monkeypatch):
+    """In this process, and in whatever worker trains the lanes."""
+    done = []
+    monkeypatch.setattr(kernel, "keep_torch_apart", lambda: done.append("apart") or True)
     monkeypatch.setattr(native, "library", lambda: True)
-    monkeypatch.setattr(sweeping.stacked, "train", lambda common, runs, compiled: (kept.append(compiled), [])[1])
+    monkeypatch.setattr(sweeping.stacked, "train", lambda common, runs, compiled: done.append(f"compiled: {compiled}"))
     sweeping._train(0, None, [a_run()], "compiled", 1, False)
-    assert kept == ["apart", True]
+    assert done == ["apart", "compiled: True"]

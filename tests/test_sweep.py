@@ -1,5 +1,6 @@
 """Sweeps: every lane equals a lone ``fit``, whatever trains it and whoever shares its stack."""
 
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -154,11 +155,15 @@ def test_divergence_and_targets_end_a_lane_as_in_fit(engine):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's compiler uses what PyTorch deprecates
-def test_compiled_lanes_equal_stacked_ones():
+def test_compiled_lanes_equal_stacked_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     run = a_run("linear", precision="float64", steps=5)
     got = sweep(run, lr=[0.01, 0.1], seed=[0, 1], engine="compiled").drop(columns="seconds")
     want = sweep(run, lr=[0.01, 0.1], seed=[0, 1], engine="stacked").drop(columns="seconds")
     pandas.testing.assert_frame_equal(got, want, rtol=1e-10)
+    assert not list(tmp_path.glob("torchinductor*"))  # nothing is kept where others could plant what is unpickled
 
 
 def test_divergence_shows_in_the_kernel_for_nan_too():

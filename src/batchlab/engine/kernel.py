@@ -174,6 +174,10 @@ def keep_torch_apart():
         name = f"inductor-{sha256(repr(processor()).encode()).hexdigest()[:16]}"  # it compiles for the processor too
         chosen = str(home / name) if home and _may_run(home) else _for_this_process()
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = chosen
+        from torch._inductor import codecache  # it takes its folder for headers when it is imported, whatever is set
+
+        codecache._HEADER_DIR = os.path.join(chosen, "headers")
+        codecache._HEADER_LOCK_DIR = os.path.join(chosen, "headers", "locks")
     with suppress(OSError):
         os.makedirs(chosen, exist_ok=True)
         return _may_run(chosen)
