@@ -124,6 +124,19 @@ CODE = {  # source in which ONE decides the numbers
 def test_what_code_computes_decides_its_identity(source):
     half, again, other = (made(IMPORTS + source.replace("ONE", value)) for value in ("0.5", "0.5", "0.75"))
     assert identity.identity(f=half) == identity.identity(f=again) != identity.identity(f=other)
+    assert identity.identity(f=half) == identity.identity(f=half)  # looking left no trace
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("lambda a, b: a + b", "lambda a, b: a - b"), ("lambda a: a.x", "lambda a: a.y"),
+        ("lambda a, b: a", "lambda b, a: a"), ("lambda a, b: a", "lambda a, *, b: a"),
+        ("lambda *a: a", "lambda **a: a"), ("lambda a: (yield)", "lambda a: None"),
+    ],
+)  # fmt: skip
+def test_every_part_of_a_body_decides_its_identity(one, other):
+    assert identity.identity(f=made(f"f = {one}")) != identity.identity(f=made(f"f = {other}"))
 
 
 @pytest.mark.parametrize(

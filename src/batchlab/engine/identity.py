@@ -5,14 +5,13 @@ its body holds; any other object is its class and the state that pickle would sa
 source file may have been edited since it was imported. (joblib.hash and cloudpickle take what a module defines by its
 name, and so miss its body; cloudpickle's bytes also differ from process to process.)
 
-The walk ends at code that a version stands for: Python's, that of installed packages, and what of this package trains,
-which ``keys`` hashes whole. What it cannot see: packages edited or patched in place, and what code reads from files.
+The walk ends at code that a version stands for: Python's, installed packages', and what of this package trains, which
+``keys`` hashes whole. It cannot see packages edited or patched in place, nor what code reads from files.
 """
 
 import builtins
 import copyreg
 import dis
-import importlib
 import importlib.metadata
 import random
 import sys
@@ -28,16 +27,18 @@ import torch
 
 OWN = ("training", "engine", "_check.py", "_seeds.py")  # of this package, what decides a lane's numbers
 PLAIN = (type(None), bool, int, float, complex, str, bytes, range, type(...), type(NotImplemented))  # repr says it all
-NATIVE = (
-    types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
-    types.ClassMethodDescriptorType,
-)  # fmt: skip
+NATIVE = tuple(map(type, (len, str.join, object.__init__, "".__str__, vars(dict)["fromkeys"])))  # compiled functions
+HOLDERS = {  # of functions, and what they hold
+    property: ("fget", "fset", "fdel"), staticmethod: ("__func__",), classmethod: ("__func__",),
+    cached_property: ("func",), types.MethodType: ("__func__", "__self__"),
+    types.MemberDescriptorType: ("__name__",), types.GetSetDescriptorType: ("__name__",),
+}  # fmt: skip
 RANDOM = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator, torch.Generator)
 UNSEEN = {"eval", "exec", "globals", "open", "input", "__import__"}  # built-ins that read what no walk can see
 OF_A_CLASS = {  # what a class holds beside what decides anything
     "__doc__", "__module__", "__dict__", "__weakref__", "__annotations__", "__annotate_func__", "__annotations_cache__",
     "__annotate__", "__firstlineno__", "__static_attributes__", "__dataclass_fields__", "__dataclass_params__",
-    "__match_args__", "__abstractmethods__", "_abc_impl",
+    "__match_args__", "__abstractmethods__", "_abc_impl", "__slotnames__",
 }  # fmt: skip
 MOST = 1_000_000  # values in one key
 
@@ -101,10 +102,9 @@ def _uses(code):
     loaded = {step.argval for step in steps if "GLOBAL" in step.opname or step.opname == "LOAD_NAME"}
     imported = {(steps[i - 2].argval, step.argval) for i, step in enumerate(steps) if step.opname == "IMPORT_NAME"}
     names = {*code.co_names, *(constant for constant in code.co_consts if isinstance(constant, str))}
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            for mine, its in zip((loaded, imported, names), _uses(inner), strict=True):
-                mine |= its
+    for inner in (constant for constant in code.co_consts if isinstance(constant, types.CodeType)):
+        for mine, its in zip((loaded, imported, names), _uses(inner), strict=True):
+            mine |= its
     return loaded, imported, names
 
 
@@ -169,25 +169,17 @@ class _Key:
             self.put("dict", len(value))
             for key, item in value.items():
                 self.walk(key)
-                self.part(str(key), item) if type(key) is str else self.walk(item)
+                self.part(key if type(key) is str else "[]", item)
         elif isinstance(value, types.ModuleType):
             self.module(value)
         elif isinstance(value, type):
             self.type(value)
         elif kind is types.FunctionType:
             self.function(value)
-        elif kind is types.MethodType:
-            self.walk(("method", value.__func__, value.__self__))
         elif kind in NATIVE:
             self.native(value)
-        elif kind in (staticmethod, classmethod):
-            self.walk((kind, value.__func__))
-        elif kind is property:
-            self.walk((kind, value.fget, value.fset, value.fdel))
-        elif kind is cached_property:
-            self.walk((kind, value.func))
-        elif kind in (types.MemberDescriptorType, types.GetSetDescriptorType):
-            self.put(value.__name__)
+        elif kind in HOLDERS:
+            self.walk((kind, *(getattr(value, name) for name in HOLDERS[kind])))
         elif kind is types.MappingProxyType:
             self.walk((kind, dict(value)))
         elif isinstance(value, np.ndarray):
@@ -202,10 +194,11 @@ class _Key:
     def array(self, value):
         self.put("array", value.dtype.descr, value.shape)
         self.walk((type(value), getattr(value, "__dict__", None)))
-        if value.dtype.hasobject or value.dtype.kind == "T":
-            self.walk(value.tolist())
+        whole = value.view(np.ndarray)
+        if whole.dtype.hasobject or whole.dtype.kind == "T":
+            self.walk(whole.tolist())
         else:
-            self.put_bytes(value.tobytes())
+            self.put_bytes(whole.tobytes())
 
     def tensor(self, value):
         self.put("tensor", str(value.dtype), tuple(value.shape), value.device.type, value.requires_grad)
@@ -219,8 +212,7 @@ class _Key:
     def code(self, code):
         self.put("code", code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
         self.put(code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
-        self.put_bytes(code.co_code)
-        self.put_bytes(code.co_exceptiontable)
+        self.put(code.co_code, code.co_exceptiontable)
         self.walk(code.co_consts)
 
     def function(self, function):
@@ -254,12 +246,10 @@ class _Key:
     def module(self, module, names=None):
         version = _version(module.__name__)
         self.put("module", module.__name__, version)
-        if version is not None:
+        if version is not None or (names is not None and self.met(module, names)):
             return
         if names is None:
             self.refuse("a module as a value: what is used of it cannot be known")
-        if self.met(module, names):
-            return
         try:
             self.put_bytes(Path(module.__file__).read_bytes())
         except (AttributeError, TypeError, OSError):
