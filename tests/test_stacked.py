@@ -55,13 +55,13 @@ def test_lanes_are_stacked_where_dispatching_is_what_costs():
     large = replace(small, data=data.mnist1d(3000, val=20, test=20, signals=True), batch_size=2000)
     counted = choice.cost(small)
     assert 30 < counted.operations < 300 and counted.bytes > 10 * 4 * (40 + 20) * 4  # what the two layers put out
-    assert choice.choose(small, 10, 50, 2**30).engine == "stacked"
-    assert choice.choose(large, 10, 50, 2**30) == choice.Choice("loop", 1)
-    assert choice.choose(small, 10, 50, 3 * counted.bytes) == choice.Choice("stacked", 3)
-    assert choice.choose(small, 10, 50, 1) == choice.Choice("loop", 1)
-    assert choice.choose(a_run("mlp"), 10, 50, 2**30).engine == "native"
-    assert choice.choose(a_run("transformer"), 100, 10**6, 2**30).engine == "compiled"
-    assert choice.choose(small, 100, 10**6, 2**30).engine == "stacked"  # convolutions gain nothing
+    assert choice.choose(small, "auto", 10, 50, 1, 2**30).engine == "stacked"
+    assert choice.choose(large, "auto", 10, 50, 1, 2**30).engine == "loop"
+    for memory, cores, together in [(2**30, 1, 10), (2**30, 4, 3), (3 * counted.bytes, 1, 3), (1, 1, 1)]:
+        found = choice.choose(small, "auto", 10, 50, cores, memory)
+        assert (found.engine, found.together) == ("stacked" if together > 1 else "loop", together)
+    assert choice.choose(a_run("transformer"), "auto", 100, 10**6, 1, 2**30).engine == "compiled"
+    assert choice.choose(small, "auto", 100, 10**6, 1, 2**30).engine == "stacked"  # convolutions gain nothing
 
 
 @pytest.mark.gpu

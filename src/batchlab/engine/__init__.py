@@ -3,5 +3,6 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submodules=["kernel", "native", "outcomes", "plan", "stacked", "store", "sweep"]
+    __name__,
+    submodules=["files", "identity", "kernel", "keys", "native", "outcomes", "plan", "stacked", "store", "sweep"],
 )

@@ -15,8 +15,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from batchlab._check import fail
 from batchlab.engine import kernel, native, stacked
 from batchlab.training import models, step
+
+LANES_OF_A_UNIT = 16  # of the kernel's, for each thread: enough to keep threads busy, little to lose to a kill
 
 DISPATCH, BYTE = 3e-6, 1.2e-10  # seconds an operation, and a byte written
 LONE_ABOVE = 40e3  # bytes an operation writes: above, a lane is trained alone
@@ -40,10 +43,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Choice:
-    """``engine`` trains the lanes of one batch size, ``together`` of them in one unit of work."""
+    """``engine`` trains the lanes of one batch size, ``together`` of them in one unit of work.
+
+    ``seconds``: about what a lane takes a core; 0 for the kernel, which has threads of its own, and on a GPU.
+    """
 
     engine: str
     together: int
+    seconds: float = 0.0
 
 
 class _Counter(TorchDispatchMode):
@@ -92,24 +99,43 @@ def stackable(run):
     return True
 
 
-def choose(run, lanes, steps, memory):
-    """The ``Choice`` for ``lanes`` lanes of ``run`` and ``steps`` steps; a stack takes ``memory`` bytes at most."""
-    if native.suits(run) and kernel.library():
-        return Choice("native", lanes)
-    if not stackable(run):
-        return Choice("loop", 1)
-    counted = cost(run)
-    written = counted.bytes / counted.operations
-    together = max(1, int(memory // counted.bytes))
-    if step.device_of(run).type == "cpu":
+def choose(run, engine, lanes, steps, cores, memory):
+    """The ``Choice`` for ``lanes`` lanes of ``run``, which differ in lr and seed only, of ``steps`` steps each.
+
+    ``engine`` is "auto" or one of the others, which is then taken if it can do what the run asks; else ValueError.
+    ``memory`` bounds the bytes of a stack, and ``cores`` are to have a unit of work each.
+    """
+    plain = run.precision != "float16" and run.checkpoint_segments == 1
+    if engine in ("stacked", "compiled") and not plain:
+        fail("engine", engine, "'loop' or 'auto' for precision='float16' and for checkpoint_segments > 1")
+    suits = engine in ("auto", "native") and native.suits(run)
+    if engine == "native" and not suits:
+        fail("engine", engine, "another one: see batchlab.engine.native.suits for what the C kernel computes")
+    if suits and native.library():
+        return Choice("native", LANES_OF_A_UNIT * torch.get_num_threads())
+    counted, on_cpu = cost(run), step.device_of(run).type == "cpu"
+    written, seconds = counted.bytes / counted.operations, counted.seconds * steps if on_cpu else 0.0
+    together = max(1, min(memory // counted.bytes, -(-lanes // cores)))
+    if on_cpu:
         together = 1 if written > LONE_ABOVE else min(together, int(TOGETHER / written))
-    if counted.seconds * steps * lanes > COMPILING_PAYS and _compiles(run):
-        return Choice("compiled", together)
-    return Choice("loop" if together == 1 else "stacked", together)
+    if engine == "loop" or (engine != "stacked" and engine != "compiled" and not stackable(run)):
+        return Choice("loop", 1, seconds)
+    if engine == "compiled" or (engine != "stacked" and seconds * lanes > COMPILING_PAYS and _gains(run)):
+        return Choice("compiled" if can_compile(run) else "stacked", together, seconds)
+    return Choice("stacked" if together > 1 or engine == "stacked" else "loop", together, seconds)
 
 
-def _compiles(run):
-    """``torch.compile`` needs a C compiler on a CPU, and makes convolutions no faster."""
-    if step.device_of(run).type == "cpu" and not kernel.library():
-        return False
+def memory(run):
+    """The bytes that stacks may take where nobody says how many: 1 GiB, or half of what is free on a GPU."""
+    device = step.device_of(run)
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2**30
+
+
+def can_compile(run):
+    """Whether ``torch.compile`` finds what it needs: a compiler, and a folder to load what it makes from."""
+    return bool(step.device_of(run).type != "cpu" or native.library()) and kernel.keep_torch_apart()
+
+
+def _gains(run):
+    """Whether compiling makes the steps faster: convolutions it does not."""
     return not any(isinstance(m, nn.modules.conv._ConvNd) for m in models.build(run.model, run.seed).modules())

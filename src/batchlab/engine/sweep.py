@@ -4,26 +4,23 @@ The lanes of one batch size are trained together, in units of work that joblib h
 Whatever computes a lane, its numbers are those of ``fit`` with the same arguments, up to rounding.
 """
 
+import os
 from dataclasses import replace
 from itertools import islice
+from threading import Thread
+from time import sleep
 
 import joblib
 import pandas as pd
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from batchlab._check import count, fail, number, one_of
-from batchlab.engine import native, stacked, store
+from batchlab.engine import choice, native, stacked, store
 from batchlab.engine.plan import Lane, in_lane, plan
-from batchlab.training import models, step
 from batchlab.training.check import check
 from batchlab.training.loop import fit
 from batchlab.training.run import Run
-
-ENGINES = ("auto", "native", "compiled", "stacked", "loop")
-LANES_OF_A_UNIT = 16  # for each thread: enough to keep threads busy, little to lose when a sweep is killed
-STEPS_THAT_PAY_FOR_COMPILING = 20_000  # what benchmarks/sweep.py measures, for the case where least is won
 
 
 def sweep(
@@ -34,7 +31,7 @@ def sweep(
     seed=range(10),
     n_jobs=None,
     cache=None,
-    memory=2**30,
+    memory=None,
     engine="auto",
     progress=False,
 ):
@@ -47,17 +44,22 @@ def sweep(
 
     batch_size, lr, seed : lists without duplicates; by default those of ``run``, and seeds 0 to 9. ``lr`` may be a
         function of the batch size that returns such a list.
-    n_jobs : joblib's: processes to use, by default one, or what ``joblib.parallel_config`` says. That is also the way
-        to a cluster: ``with joblib.parallel_config("dask"): sweep(...)``. Cores are shared among processes.
-    cache : a directory. Finished lanes are kept there, under a hash of everything that decides them (arguments, data,
-        code), and found again by any later sweep: one that was killed goes on, one on a larger grid adds to it.
-    memory : bytes that one stack may take; larger grids are cut into several stacks
-    engine : what trains the lanes. "native": ReLU networks of linear layers under SGD, momentum or Nesterov, in
-        float32 on a CPU, by a C kernel (tens to hundreds of times a DataLoader loop). "stacked": any model, as one
-        model with a dimension of lanes (``torch.func.vmap``). "compiled": the same through ``torch.compile``.
-        "loop": ``fit``, lane by lane. "auto" takes the first that suits, and "compiled" only for more than 20,000
-        steps of a model without convolutions, where it pays for its own compilation. Without a C compiler there is
-        one warning, and "stacked" in place of the first two.
+    n_jobs : joblib's: processes to use. By default, where the work for the CPU is long enough to pay for starting them,
+        one for each of torch's threads, and each process then has one thread; else this process alone. They end with
+        it. ``joblib.parallel_config`` has its say too, and is the way to a cluster:
+        ``with joblib.parallel_config("dask"): sweep(...)``. Cores are shared among processes.
+    cache : a directory. Finished lanes are kept there, under a hash of everything that decides them (arguments and
+        their code, data, versions, this package's code, the engine), and found again by any later sweep: one that was
+        killed goes on, one on a larger grid adds to it. A function or class of your own is followed into its body,
+        closure and the globals it uses; what cannot be followed is trained and not kept, and a warning says why. The
+        folder may be shared; whoever can write to it can plant results.
+    memory : bytes that the stacks trained at one time may take, by default 1 GiB, on a GPU half of what is free
+    engine : what trains the lanes. "native": networks of linear layers on a CPU, by a C kernel (see
+        ``engine.native.suits``; tens to hundreds of times a DataLoader loop). "stacked": several lanes as one model
+        with a dimension of lanes (``torch.func.vmap``), replayed on a GPU. "compiled": the same through
+        ``torch.compile``. "loop": ``fit``, lane by lane, any model. "auto" decides for each batch size by what a step
+        costs, see ``engine.choice``; with a cache its decision is kept, and taken again when the sweep goes on.
+        Without a C compiler there is one warning, and another engine in place of "native" and "compiled".
 
     Raises ValueError on a bad argument, before anything is trained. Divergence is recorded, never raised.
 
@@ -69,27 +71,36 @@ def sweep(
     {(32, 0.01): 0.9, (32, 0.1): 1.0, (128, 0.01): 0.6, (128, 0.1): 0.9}
     """
     grid = _grid(run, batch_size, lr, seed)
-    count("memory", memory)
-    engine = _engine(run, one_of("engine", engine, ENGINES))
-    folder = None if cache is None else store.opened(cache)
-    names = store.names(grid, engine) if folder else []
-    done = {i: lane for i, name in enumerate(names) if (lane := store.read(folder, name))}
+    one_of("engine", engine, ("auto", *store.ENGINES))
+    workers, threads = joblib.effective_n_jobs(n_jobs), torch.get_num_threads()
+    unsaid = workers == 1 and n_jobs is None
+    cores = joblib.effective_n_jobs(threads) if unsaid else workers
+    memory = (choice.memory(run) if memory is None else count("memory", memory)) // cores
+    kept = None if cache is None else store.Store(cache, grid)
+    by_size = {size: [r for r in grid if r.batch_size == size] for size in dict.fromkeys(r.batch_size for r in grid)}
+    plans = {size: plan(runs[0]) for size, runs in by_size.items()}
+    choices = {size: _choice(engine, runs, plans[size], cores, memory, kept) for size, runs in by_size.items()}
+    found = kept.read(grid, [choices[r.batch_size].engine for r in grid]) if kept else []
+    done = {i: lane for i, lane in enumerate(found) if lane}
 
-    workers = joblib.effective_n_jobs(n_jobs)
-    threads = max(1, joblib.cpu_count() // workers) if workers > 1 else torch.get_num_threads()
-    units = _units(grid, engine, memory, threads)
-    if engine == "native":  # its lanes are computed apart
-        units = [[i for i in unit if i not in done] for unit in units]
-    else:  # rounding may depend on who shares the stack, so a stack is trained again whole
-        units = [unit for unit in units if not all(i in done for i in unit)]
-    tasks = (joblib.delayed(_train)(i, *task) for i, task in enumerate(_tasks(grid, units, engine, threads, workers)))
+    units = _units(grid, choices, done)
+    if workers > 1:
+        threads = max(1, joblib.cpu_count() // workers)
+    elif unsaid and sum(choices[grid[i].batch_size].seconds for unit in units for i in unit) > choice.WORKERS_PAY:
+        workers, n_jobs, threads = cores, cores, 1
+    parent = os.getpid() if workers > 1 else None
+    tasks = (
+        joblib.delayed(_train)(i, plans[size], [grid[j] for j in unit], choices[size].engine, threads, parent)
+        for i, unit in enumerate(units)
+        for size in [grid[unit[0]].batch_size]
+    )
     with tqdm(total=len(grid), initial=len(grid) - sum(map(len, units)), unit=" lanes", disable=not progress) as bar:
-        for which, results in _as_they_come(tasks, n_jobs, workers):
-            for i, lane in zip(units[which], results, strict=True):
+        for which, trained_by, lanes in _as_they_come(tasks, n_jobs, workers):
+            for i, lane in zip(units[which], lanes, strict=True):
                 done[i] = lane
-                if folder and not store.write(folder, names[i], lane):
-                    folder = None
-            bar.update(len(results))
+                if kept:
+                    kept.write(grid[i], trained_by, lane)
+            bar.update(len(lanes))
     return _table(grid, [done[i] for i in range(len(grid))])
 
 
@@ -122,39 +133,28 @@ def _values(name, values, check):
     return values
 
 
-def _engine(run, engine):
-    """The engine that will be used; ValueError where the one asked for cannot do what ``run`` asks."""
-    stackable = run.precision != "float16" and run.checkpoint_segments == 1
-    if engine in ("stacked", "compiled") and not stackable:
-        fail("engine", engine, "'loop' or 'auto' for precision='float16' and for checkpoint_segments > 1")
-    if engine == "native" and not native.suits(run):
-        fail("engine", engine, "another one: see batchlab.engine.native.suits for what the C kernel computes")
-    if engine == "auto" and native.suits(run) and native.library():
-        return "native"
-    return engine if engine != "auto" else "auto" if stackable else "loop"
+def _choice(engine, runs, plan, cores, memory, kept):
+    """What trains the lanes of one batch size: as the sweep that is continued decided, or else decided now."""
+    asked = engine
+    if engine == "auto" and kept:
+        asked = kept.read_choice(runs[0]) or "auto"
+    chosen = choice.choose(runs[0], asked, len(runs), len(plan.sizes), cores, memory)
+    if engine == "auto" and kept:
+        kept.write_choice(runs[0], chosen.engine)
+    return chosen
 
 
-def _units(grid, engine, memory, threads):
-    """Lists of places in the grid: lanes of one batch size that are trained together."""
+def _units(grid, choices, done):
+    """Lists of places in the grid, of one batch size each: the lanes that are still to be trained, together."""
     units = []
-    for size in dict.fromkeys(run.batch_size for run in grid):
+    for size, chosen in choices.items():
         places = [i for i, run in enumerate(grid) if run.batch_size == size]
-        if engine in ("native", "loop"):
-            most = LANES_OF_A_UNIT * threads if engine == "native" else 1
-        else:
-            most = max(1, memory // stacked.bytes_of_a_lane(grid[places[0]]))
-        units += [places[i : i + most] for i in range(0, len(places), most)]
+        if chosen.engine in ("native", "loop"):  # lanes are computed apart
+            places = [i for i in places if i not in done]
+        cut = [places[i : i + chosen.together] for i in range(0, len(places), chosen.together)]
+        # rounding may depend on who shares the stack, so a stack is trained again whole
+        units += [unit for unit in cut if not all(i in done for i in unit)]
     return units
-
-
-def _tasks(grid, units, engine, threads, workers):
-    """The arguments of ``_train`` for each unit, made when they are needed."""
-    size, common = None, None
-    for unit in units:
-        runs = [grid[i] for i in unit]
-        if unit and runs[0].batch_size != size:
-            size, common = runs[0].batch_size, None if engine == "loop" else plan(runs[0])
-        yield common, runs, engine, threads, workers > 1
 
 
 def _as_they_come(tasks, n_jobs, workers):
@@ -169,26 +169,34 @@ def _as_they_come(tasks, n_jobs, workers):
         yield from jobs(tasks)
 
 
-def _train(which, common, runs, engine, threads, in_worker):
-    """Train the lanes of one unit; runs in whatever process joblib chose."""
-    if not runs:
-        return which, []
-    if in_worker:
+def _train(which, common, runs, engine, threads, parent):
+    """Train the lanes of one unit, in whatever process joblib chose; also returns the engine that did it."""
+    if parent is not None:
         torch.set_num_threads(threads)
+        _end_with(parent)
     if engine == "native" and native.library():
-        return which, native.train(common, runs, threads)
+        return which, engine, native.train(common, runs, threads)
     if engine == "loop":
-        return which, [_one(run) for run in runs]
-    wanted = engine == "compiled" or (engine == "auto" and _compiling_pays(runs[0], len(common.sizes)))
-    can = step.device_of(runs[0]).type != "cpu" or native.library()  # torch.compile needs a compiler as well
-    return which, stacked.train(common, runs, compiled=bool(wanted and can))
+        return which, engine, [_one(run) for run in runs]
+    if engine == "compiled" and choice.can_compile(runs[0]):
+        return which, engine, stacked.train(common, runs, compiled=True)
+    return which, "stacked", stacked.train(common, runs)  # also on a cluster's machine without a compiler
 
 
-def _compiling_pays(run, steps):
-    """Whether ``torch.compile`` wins back the half minute that it takes: in long runs, and never for convolutions."""
-    if steps <= STEPS_THAT_PAY_FOR_COMPILING:
-        return False
-    return not any(isinstance(m, nn.modules.conv._ConvNd) for m in models.build(run.model, run.seed).modules())
+def _end_with(parent):
+    """Have this worker end when the process that started it does, however that ends; a cluster's workers are its own.
+
+    Left alone, it would finish its lane and wait for another.
+    """
+
+    def watch():
+        while os.getppid() == parent:
+            sleep(0.5)
+        os._exit(1)
+
+    if os.getppid() == parent and not getattr(_end_with, "watched", False):
+        _end_with.watched = True
+        Thread(target=watch, daemon=True).start()
 
 
 def _one(run):
@@ -197,7 +205,6 @@ def _one(run):
 
 
 def _table(grid, done):
-
     rows = []
     for run, lane in zip(grid, done, strict=True):
         name = {"batch_size": run.batch_size, "lr": run.lr, "seed": run.seed}

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from threading import RLock
 
 import torch
 from torch import nn
@@ -57,11 +58,17 @@ class Factory:
         return f"{self.kind}({', '.join(f'{k}={v!r}' for k, v in self.settings)})"
 
 
+_one_at_a_time = RLock()
+
+
 @contextmanager
 def seeded(seed, purpose, device=None):
-    """Inside, PyTorch's global generators start from (seed, purpose); on leaving they are as they were before."""
+    """Inside, PyTorch's global generators start from (seed, purpose); on leaving they are as they were before.
+
+    They are one for all threads of a process, so threads take turns.
+    """
     cuda = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    with _one_at_a_time, torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(whole(seed, purpose))
         if cuda:
             torch.cuda.manual_seed(whole(seed, purpose))
