@@ -172,10 +172,10 @@ class Attention(nn.Module):
 
     def forward(self, x):  # (N, T, width)
         # Written out, because the fused kernel has no second derivatives on a CPU, and vmap takes its lanes one by one.
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for t in self.joint(x).chunk(3, -1))
-        future = torch.full((x.shape[-2], x.shape[-2]), -math.inf, dtype=q.dtype, device=x.device).triu(1)
-        weights = (q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1) + future).softmax(-1)  # (N, heads, T, T)
-        return self.out((weights @ v).transpose(-3, -2).flatten(-2))
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2).flatten(0, 1) for t in self.joint(x).chunk(3, -1))
+        future = torch.full((x.shape[1], x.shape[1]), -math.inf, dtype=q.dtype, device=x.device).triu(1)
+        weights = torch.baddbmm(future, q, k.mT, alpha=q.shape[-1] ** -0.5).softmax(-1)  # (N heads, T, T)
+        return self.out((weights @ v).unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
