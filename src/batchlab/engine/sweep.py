@@ -7,7 +7,9 @@ Whatever computes a lane, its numbers are those of ``fit`` with the same argumen
 import os
 from dataclasses import replace
 from itertools import islice
+from multiprocessing import current_process
 from threading import Thread
+from threading import enumerate as running_threads
 from time import sleep
 
 import joblib
@@ -21,6 +23,8 @@ from batchlab.engine.plan import Lane, in_lane, plan
 from batchlab.training.check import check
 from batchlab.training.loop import fit
 from batchlab.training.run import Run
+
+WATCH = "batchlab: is the sweep still there?"
 
 
 def sweep(
@@ -194,9 +198,10 @@ def _end_with(parent):
             sleep(0.5)
         os._exit(1)
 
-    if os.getppid() == parent and not getattr(_end_with, "watched", False):
-        _end_with.watched = True
-        Thread(target=watch, daemon=True).start()
+    # who started it is asked of multiprocessing: the system forgets a parent that has ended already
+    ours = getattr(current_process(), "_parent_pid", None) == parent
+    if ours and WATCH not in {thread.name for thread in running_threads()}:
+        Thread(target=watch, name=WATCH, daemon=True).start()
 
 
 def _one(run):
