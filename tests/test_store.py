@@ -93,8 +93,7 @@ CODE = {  # source in which ONE decides the numbers
     "a cached property": "class C:\n  @functools.cached_property\n  def k(self): return ONE\nf = C()",
     "a static method": "class C:\n  @staticmethod\n  def k(): return ONE\nf = C()",
     "a bound method": "class C:\n  def __init__(self, k): self.k = k\n  def m(self, e): return self.k\nf = C(ONE).m",
-    "what a class does not pickle": "class C:\n  def __init__(self): self.k = ONE\n"
-                                    "  def __reduce__(self): return C, ()\nf = C()",
+    "what a class does not pickle": "class C:\n  def __reduce__(self): return C, ()\nf = C()\nf.k = ONE",
     "a partial": "f = functools.partial(lambda k, e: k, ONE)",
     "a partial's function": "f = functools.partial(lambda e, k: ONE, k=1)",
     "a cached function": "@functools.lru_cache\ndef f(e): return ONE",
@@ -198,6 +197,7 @@ def test_the_readers_own_modules_are_followed(tmp_path, monkeypatch, use):
 UNKEYABLE = {
     "a lock": ("import threading\nL = threading.Lock()\nf = lambda e: L", "f > L"),
     "a generator of numbers": ("import numpy as np\nR = np.random.default_rng(0)\nf = lambda e: R.random()", "f > R"),
+    "another one": ("import random\nR = random.Random(0)\nf = lambda e: R.random()", "f > R: a generator's state"),
     "a file that is read": ("f = lambda e: open('rates.txt').read()", "open"),
     "eval": ("f = lambda e: eval('0.5')", "eval"),
     "a ufunc of the reader's": ("import numpy as np\nf = np.frompyfunc(lambda e: 0.5, 1, 1)", "name only"),
