@@ -35,7 +35,7 @@ asan=$(cc -print-file-name=libasan.so) ubsan=$(cc -print-file-name=libubsan.so)
 if [[ $(uname) == Linux && -e $asan && -e $ubsan ]]; then
   echo "the kernel, watched"
   env OMP_NUM_THREADS=1 CC="$tools/watching-cc" LD_PRELOAD="$asan $ubsan" ASAN_OPTIONS=detect_leaks=0 \
-    "$python" -m pytest --quiet -k "kernel or threads" tests/test_sweep.py
+    "$python" -m pytest --quiet --capture=no -k "kernel or threads" tests/test_sweep.py
 else
   echo "left out: the kernel, watched (needs Linux and a compiler with the address and undefined-behaviour sanitizers)"
 fi
