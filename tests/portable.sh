@@ -20,7 +20,8 @@ chmod +x "$tools"/*-cc
 
 as() { # a name, then settings: the tests but those of clusters, which compute nothing of their own
   echo "as $1: ${*:2}"
-  env "${@:2}" "$python" -m pytest --quiet -m "not site" --numprocesses "${WORKERS:-2}" --dist loadscope \
+  # what PyTorch's compiler keeps for one processor, another cannot read
+  env TORCHINDUCTOR_CACHE_DIR="$(mktemp -d -p "$tools")" "${@:2}" "$python" -m pytest --quiet -m "not site" --numprocesses "${WORKERS:-2}" --dist loadscope \
     --no-loadscope-reorder --ignore tests/test_clusters.py tests src chapters/02-*.ipynb chapters/03-*.ipynb
 }
 
