@@ -6,7 +6,8 @@ BIN    := $(VENV)/Scripts
 else
 BIN    := $(VENV)/bin
 endif
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Without compiling what may never be imported: that takes longer than unpacking it.
+PIP    := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 SITE   := _build/html/index.html
 PAGES  := $(wildcard _config.yml _toc.yml) $(shell find book chapters src -type f -not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*')
 # Two processes test on two cores. One thread each, for the chapters' matrices are small: more threads only wait for each
@@ -15,7 +16,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: book test lab execute bench lint clean help
+.PHONY: book test lab execute bench portable lint clean help
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -25,7 +26,8 @@ book: $(SITE) ## build the book as HTML (sets up .venv the first time) and print
 	@echo "The book is at file://$(CURDIR)/$(SITE)"
 
 test: $(VENV)/.test lint ## package, every notebook, the built site in a browser, style: everything CI checks
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
+	BATCHLAB_CHROMIUM="$$($(BIN)/python tests/browser.py)" \
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 lab: $(VENV)/.lab ## open the chapters in JupyterLab (the clinic is in book, and needs the extra tools)
 	$(BIN)/jupyter lab --notebook-dir . --FileContentsManager.preferred_dir=chapters
@@ -35,6 +37,9 @@ execute: $(VENV)/.tools ## run every notebook in place and store its outputs (ma
 
 bench: $(VENV)/.bench ## run the benchmarks, one table a script
 	@for script in benchmarks/[a-z]*.py; do $(BIN)/python "$$script" || exit 1; done
+
+portable: $(VENV)/.test ## the package's tests and two notebooks as older processors would run them, the C kernel watched
+	PYTHON=$(BIN)/python WORKERS=$(WORKERS) bash tests/portable.sh
 
 lint: $(VENV)/.test ## style of code and notebooks, spelling, and which module may import which
 	$(BIN)/python -m ruff check .
@@ -51,9 +56,11 @@ $(SITE): $(VENV)/.book $(PAGES)
 	@$(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet >/dev/null || { rm -f $@; exit 1; }
 	@touch $@
 
-$(VENV)/.book: pyproject.toml constraints.txt
+# The pages show stored outputs, so they need neither torch nor what else the package computes with.
+$(VENV)/.book: pyproject.toml constraints.txt book/requirements.txt
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(PIP) --editable ".[book]"
+	$(PIP) --requirement book/requirements.txt
+	$(PIP) --no-deps --editable .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.book

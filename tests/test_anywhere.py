@@ -59,7 +59,7 @@ def elsewhere(tmp_path_factory, repository):
         "GIT_CONFIG_KEY_0": f"url.{repository[0]}.insteadOf",
         "GIT_CONFIG_VALUE_0": f"https://github.com/{REPOSITORY}",
     }
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *BROUGHT]
+    install = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check", *BROUGHT]
     subprocess.run(install, check=True, env=variables)
     return python, variables
 
@@ -84,8 +84,8 @@ def run(path, python, variables, directory):
 def test_the_first_chapter_runs_where_only_torch_and_numpy_are(stamped, elsewhere, tmp_path):
     python, variables = elsewhere
     ask = [python, "-c", VERSIONS]
-    before = subprocess.run(ask, check=True, capture_output=True, text=True).stdout
-    missing = subprocess.run([python, "-c", "import batchlab"], capture_output=True, text=True)
+    before = subprocess.run(ask, check=True, env=variables, capture_output=True, text=True).stdout
+    missing = subprocess.run([python, "-c", "import batchlab"], env=variables, capture_output=True, text=True)
     assert "No module named 'batchlab'" in missing.stderr
 
     done = run(stamped / "chapters" / FIRST.name, python, variables, tmp_path)
@@ -93,11 +93,10 @@ def test_the_first_chapter_runs_where_only_torch_and_numpy_are(stamped, elsewher
     code = [cell for cell in done.cells if cell.cell_type == "code"]
     assert f'REPOSITORY = "{REPOSITORY}@' in code[0].source
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    assert subprocess.run(ask, check=True, capture_output=True, text=True).stdout == before
-    where = subprocess.run(
-        [python, "-c", "import batchlab; print(batchlab.__file__)"], check=True, capture_output=True, text=True
-    )
-    assert str(python.parents[1]) in where.stdout
+    assert subprocess.run(ask, check=True, env=variables, capture_output=True, text=True).stdout == before
+    where = [python, "-c", "import batchlab; print(batchlab.__file__)"]
+    found = subprocess.run(where, check=True, env=variables, capture_output=True, text=True).stdout
+    assert str(python.parents[1]) in found
 
 
 def test_without_an_address_the_setup_cell_says_what_to_do():

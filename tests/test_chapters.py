@@ -131,32 +131,62 @@ def test_ids_follow_the_cell_not_its_place():
     assert len(set(ids)) == 3 and moved == [ids[1], ids[0]]
 
 
-def validated(tmp_path, source, stored):
-    """Whether nbval, as this project runs it, accepts a notebook whose cell ``source`` has the output ``stored``."""
-    cell = code(source, 1, [output(stored)])
-    notebook = chapters.normalised(v4.new_notebook(cells=[cell]))
-    (tmp_path / "n.ipynb").write_text(chapters.dumped(notebook), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
-    command += [f"--nbval-sanitize-with={ROOT / 'tests' / 'sanitize.cfg'}", "--rootdir", str(tmp_path), "n.ipynb"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode in (0, 1), done.stdout + done.stderr
-    return done.returncode == 0
+COMPARED = [  # (what a cell prints, what it has stored, whether nbval, as this project runs it, accepts that)
+    ("B  loss\n1  ≈ 3.74\n16 ≈ 0.232", "B  loss\n1    ≈ 3.741\n16 ≈ -1.2e-05", True),
+    ("≈ 3.74 %, from ≈ 1,437 to ≈ −0.5", "≈ 3.75 %, from ≈ 1,436 to ≈ 0.5", True),
+    ("≈ 3.74 %", "≈ 3.74 s", False),
+    ("≈ 3 of 12", "≈ 3 of 13", False),
+    ("3.74", "3.75", False),
+    ("≈ nan", "≈ 1", False),
+    ("≈ 1 2", "≈ 1 3", False),
+]
 
 
-@pytest.mark.parametrize(
-    ("printed", "stored", "accepted"),
-    [
-        ("B  loss\n1  ≈ 3.74\n16 ≈ 0.232", "B  loss\n1    ≈ 3.741\n16 ≈ -1.2e-05", True),
-        ("≈ 3.74 %, from ≈ 1,437 to ≈ −0.5", "≈ 3.75 %, from ≈ 1,436 to ≈ 0.5", True),
-        ("≈ 3.74 %", "≈ 3.74 s", False),
-        ("≈ 3 of 12", "≈ 3 of 13", False),
-        ("3.74", "3.75", False),
-        ("≈ nan", "≈ 1", False),
-        ("≈ 1 2", "≈ 1 3", False),
-    ],
-)
-def test_nbval_compares_all_but_the_digits_after_the_sign(tmp_path, printed, stored, accepted):
-    assert validated(tmp_path, f"print({printed!r})", stored + "\n") is accepted
+@pytest.fixture(scope="module")
+def accepted(tmp_path_factory):
+    """What nbval says of one notebook with a cell for each of COMPARED."""
+    folder = tmp_path_factory.mktemp("compared")
+    cells = [code(f"print({printed!r})", i, [output(f"{old}\n")]) for i, (printed, old, _) in enumerate(COMPARED, 1)]
+    notebook = chapters.normalised(v4.new_notebook(cells=cells))
+    (folder / "n.ipynb").write_text(chapters.dumped(notebook), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    command += [f"--nbval-sanitize-with={ROOT / 'tests' / 'sanitize.cfg'}", "--rootdir", str(folder), "n.ipynb"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8")
+    said = {int(n): word for word, n in re.findall(r"^(PASSED|FAILED) n\.ipynb::Cell (\d+)", done.stdout, re.MULTILINE)}
+    assert len(said) == len(COMPARED), done.stdout + done.stderr
+    return [said[number] == "PASSED" for number in sorted(said)]
+
+
+@pytest.mark.parametrize("case", range(len(COMPARED)), ids=[f"{new}-{old}" for new, old, _ in COMPARED])
+def test_nbval_compares_all_but_the_digits_after_the_sign(accepted, case):
+    assert accepted[case] is COMPARED[case][2]
+
+
+def executed(*paths):
+    command = [sys.executable, chapters.__file__, "execute", *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    return done.returncode, done.stderr
+
+
+def test_what_runs_well_is_stored(tmp_path):
+    path = written(tmp_path, code("print(6 * 7)"))
+    status, said = executed(path)
+    assert status == 0 and str(path) not in said
+    assert nbformat.read(path, as_version=4).cells[2].outputs[0].text == "42\n"
+
+
+def test_a_notebook_that_fails_or_keeps_a_fault_fails_the_command(tmp_path):
+    sources = {"fails": "1 / 0", "faulty": "import sys\nprint('careful', file=sys.stderr)"}
+    paths = {}
+    for name, source in sources.items():
+        (tmp_path / name).mkdir()
+        paths[name] = written(tmp_path / name, code(source))
+    before = paths["fails"].read_text(encoding="utf-8")
+    status, said = executed(*paths.values())
+    assert status == 1
+    assert f"{paths['fails']}: not stored: " in said and "ZeroDivisionError" in said
+    assert f"{paths['faulty']}: cell 2: it writes to stderr: 'careful" in said
+    assert paths["fails"].read_text(encoding="utf-8") == before
 
 
 @pytest.mark.parametrize("repository", ["", "owner@1", "a/b", "a/b/c@1", "https://github.com/a/b@1", "a/b@1; rm"])

@@ -53,6 +53,19 @@ def a_run(network="mlp", **changes):
     return Run(**given if {"epochs", "examples"} & set(given) else given | {"steps": given.get("steps", 50)})
 
 
+def assert_close(got, want, run, rtol):
+    """What was measured is equal up to rounding.
+
+    In single precision an example whose two best scores nearly tie falls either way: an accuracy may differ by one
+    example of its part, and the losses beside it say that it was no more than that.
+    """
+    for name in want:
+        one = 0.0
+        if name.endswith("_accuracy") and run.precision != "float64":
+            one = 1.001 / getattr(run.data, name.removesuffix("_accuracy"))[1].numel()
+        np.testing.assert_allclose(got[name], want[name], rtol=rtol, atol=rtol + one, err_msg=name)
+
+
 def assert_equals_fit(lane, run, rtol):
     """A lane's rows are those of ``fit``: whole numbers exactly, measured ones up to rounding."""
     history = fit(run)
@@ -62,8 +75,7 @@ def assert_equals_fit(lane, run, rtol):
     assert list(got.columns) == list(want.columns)
     exact = ["step", "examples", "epoch", "step_lr", "step_batch_size"]
     pandas.testing.assert_frame_equal(got[exact], want[exact], check_exact=True)
-    for name in want.columns.drop([*exact, "seconds"]):
-        np.testing.assert_allclose(got[name], want[name], rtol=rtol, atol=rtol, err_msg=name)
+    assert_close(got, want.drop(columns=[*exact, "seconds"]), run, rtol)
 
 
 # ---------------------------------------------------------------- lanes equal fit
@@ -195,11 +207,10 @@ def test_the_engine_follows_the_run():
 
 
 def test_stacks_are_cut_to_the_memory_given():
-    run = a_run("cnn")
+    run = a_run("cnn", precision="float64")  # in which no score ties so nearly that an accuracy would tell
     whole = sweep(run, lr=[0.1], seed=[0, 1, 2], engine="stacked")
     cut = sweep(run, lr=[0.1], seed=[0, 1, 2], engine="stacked", memory=1)
-    losses = [name for name in whole.columns if name.endswith("_loss")]
-    pandas.testing.assert_frame_equal(cut[losses], whole[losses], rtol=1e-3)
+    pandas.testing.assert_frame_equal(cut.drop(columns="seconds"), whole.drop(columns="seconds"), rtol=1e-8)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

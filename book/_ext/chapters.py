@@ -12,6 +12,7 @@ import argparse
 import base64
 import hashlib
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -146,24 +147,36 @@ def _cell_faults(cell):
 
 
 def execute(paths):
-    """Run each chapter from the top in a fresh kernel and store it normalised; stop at the first cell that fails."""
-    from nbclient import NotebookClient
+    """Run each notebook from the top in a fresh kernel and store it normalised, unless a cell fails.
 
+    Returns:
+        What went wrong, one sentence each with the notebook's path: a failed cell, or a fault of what was stored.
+    """
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    wrong = []
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
-        resources = {"metadata": {"path": str(Path(path).resolve().parent)}}
-        NotebookClient(
+        client = NotebookClient(
             notebook,
             timeout=1800,
             kernel_name="python3",
             record_timing=False,
             coalesce_streams=True,  # a slow machine flushes a table in pieces: one cell, one text
-            resources=resources,
-        ).execute()
+            resources={"metadata": {"path": str(Path(path).resolve().parent)}},
+        )
+        try:
+            client.execute()
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            wrong.append(f"{path}: not stored: {error}")
+            continue
         Path(path).write_text(dumped(normalised(notebook)), encoding="utf-8", newline="\n")
         if Path(path).stem == FRONT[0]:
             FRONT[2].write_bytes(picture(path, FRONT[1]))
-        print(f"{path}: " + ("; ".join(faults(path)) or "stored"))
+        print(f"{path}: stored")
+        wrong += [f"{path}: {fault}" for fault in faults(path)]
+    return wrong
 
 
 def picture(path, name):
@@ -223,10 +236,9 @@ def main(arguments=None):
     stamps.add_argument("repository", help="OWNER/NAME@REF")
     given = parser.parse_args(arguments)
     if given.command == "execute":
-        execute(given.paths or notebooks())
-    else:
-        stamp(given.repository)
+        return "\n".join(execute(given.paths or notebooks())) or None
+    stamp(given.repository)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())  # a text goes to stderr, and the exit code is 1

@@ -20,14 +20,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 class _ShortNames(MetaPathFinder, Loader):
     """Finds ``batchlab.noise`` where the face has it: asked last, when no file of that name was found."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name, path=None, target=None):  # Python holds a lock for all imports here: import nothing
         short = name.removeprefix("batchlab.")
-        if name == short or short not in __all__ or not isinstance(__getattr__(short), ModuleType):
-            return None
-        return ModuleSpec(name, self)
+        return ModuleSpec(name, self) if short != name and short in __all__ else None
 
     def create_module(self, spec):
         module = __getattr__(spec.name.removeprefix("batchlab."))
+        if not isinstance(module, ModuleType):
+            raise ModuleNotFoundError(f"No module named {spec.name!r}", name=spec.name)
         spec.loader_state = module.__spec__
         return module
 

@@ -71,8 +71,8 @@ def sweep(
     >>> run = Run(data=data.digits(), model=models.mlp((64, 32, 10)), optimizer=optim.momentum(0.9), lr=0.1,
     ...           batch_size=32, epochs=2, device="cpu")
     >>> table = sweep(run, batch_size=[32, 128], lr=[0.01, 0.1], seed=[0, 1])
-    >>> table.groupby(["batch_size", "lr"]).val_accuracy.max().round(1).to_dict()
-    {(32, 0.01): 0.9, (32, 0.1): 1.0, (128, 0.01): 0.6, (128, 0.1): 0.9}
+    >>> table.groupby(["batch_size", "lr"]).val_accuracy.max().gt(0.8).to_dict()
+    {(32, 0.01): True, (32, 0.1): True, (128, 0.01): False, (128, 0.1): True}
     """
     grid = _grid(run, batch_size, lr, seed)
     one_of("engine", engine, ("auto", *store.ENGINES))
