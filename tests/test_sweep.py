@@ -1,6 +1,5 @@
 """Sweeps: every lane equals a lone ``fit``, whatever trains it and whoever shares its stack."""
 
-import itertools
 import warnings
 from dataclasses import dataclass, replace
 
@@ -54,7 +53,8 @@ def a_run(network="mlp", **changes):
 
 
 def assert_equals_fit(lane, run, rtol):
-    """A lane's rows are those of ``fit``: whole numbers exactly, measured ones up to rounding."""
+    """A lane's rows are those of ``fit``: whole numbers exactly, losses up to rounding, accuracies to one example,
+    since one whose two largest outputs tie within rounding may be called either way."""
     history = fit(run)
     want = history.table.rename(columns={"lr": "step_lr", "batch_size": "step_batch_size"})
     got = pandas.DataFrame(lane.rows)
@@ -63,7 +63,9 @@ def assert_equals_fit(lane, run, rtol):
     exact = ["step", "examples", "epoch", "step_lr", "step_batch_size"]
     pandas.testing.assert_frame_equal(got[exact], want[exact], check_exact=True)
     for name in want.columns.drop([*exact, "seconds"]):
-        np.testing.assert_allclose(got[name], want[name], rtol=rtol, atol=rtol, err_msg=name)
+        part, kind = name.split("_")
+        near = 1.01 / len(getattr(run.data, part)[1]) if kind == "accuracy" else rtol
+        np.testing.assert_allclose(got[name], want[name], rtol=rtol, atol=near, err_msg=name)
 
 
 # ---------------------------------------------------------------- lanes equal fit
@@ -110,49 +112,6 @@ def test_every_optimizer_stacks(network, optimizer):
     assert_equals_fit(stacked.train(plan(run), runs)[1], runs[1], 1e-8)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(
-    widths=st.lists(st.integers(1, 70), max_size=3),
-    regression=st.booleans(),
-    optimizer=st.sampled_from([optim.sgd(weight_decay=0.1), optim.momentum(), optim.nesterov(weight_decay=0.01)]),
-    lr_schedule=st.sampled_from(SCHEDULES),
-    batch_schedule=st.sampled_from([schedules.constant(), GROWING]),
-    order=st.sampled_from(["reshuffle", "replacement", "fixed"]),
-    batch_size=st.integers(1, 200),
-    drop_last=st.booleans(),
-    seed=st.integers(0, 2**40),
-)
-def test_the_kernel_equals_fit(
-    widths, regression, optimizer, lr_schedule, batch_schedule, order, batch_size, drop_last, seed
-):
-    if regression:
-        dataset, ends, loss = (
-            data.gaussian_regression((1.0, 0.3, 0.1), 0.1, examples=400, val=130, test=1),
-            (3, 1),
-            "mse",
-        )
-    else:
-        dataset, ends, loss = data.mnist1d(400, val=130, test=1), (40, 10), "cross_entropy"
-    run = Run(
-        data=dataset, model=models.mlp((ends[0], *widths, ends[1])), loss=loss, optimizer=optimizer, lr=0.02,
-        batch_size=batch_size, lr_schedule=lr_schedule, batch_schedule=batch_schedule, order=order,
-        drop_last=drop_last, steps=50, seed=seed, device="cpu", evaluate_every=1000,
-    )  # fmt: skip
-    assert native.suits(run)
-    assert_equals_fit(native.train(plan(run), [run], 1)[0], run, 3e-5)
-
-
-def test_the_kernel_for_any_processor_equals_fit(monkeypatch):
-    """Compiled without -march=native, a vector has four lanes on x86-64 and on ARM; the layout depends on that."""
-    monkeypatch.setattr(kernel, "PROCESSORS", ([],))
-    plain = kernel.library.__wrapped__()
-    assert plain.vector_length() == 4
-    monkeypatch.setattr(native, "library", lambda: plain)
-    for sizes, batch_size in itertools.product([(40, 10), (40, 33, 17, 10)], [1, 3, 37, 150]):
-        run = a_run("cnn", data=data.mnist1d(400, val=130, test=1), model=models.mlp(sizes), batch_size=batch_size)
-        assert_equals_fit(native.train(plan(run), [run], 1)[0], run, 3e-5)
-
-
 @pytest.mark.parametrize("engine", ["native", "stacked", "loop"])
 def test_divergence_and_targets_end_a_lane_as_in_fit(engine):
     run = a_run(steps=60, target=("val_loss", 0.6), loss_bound=50.0, evaluate_every=30, optimizer=optim.sgd())
@@ -174,21 +133,14 @@ def test_compiled_lanes_equal_stacked_ones():
     pandas.testing.assert_frame_equal(got, want, rtol=1e-10)
 
 
-def test_divergence_shows_in_the_kernel_for_nan_too():
-    run = a_run("linear", optimizer=optim.sgd(), lr=1e30, loss_bound=float(np.finfo(np.float64).max))
-    lane = native.train(plan(run), [run], 1)[0]
-    assert lane.diverged and not np.isfinite(lane.rows[-1]["batch_loss"])
-    assert fit(run).diverged
-
-
 # ---------------------------------------------------------------- what trains, and how much at once
 
 
 def test_the_engine_follows_the_run():
     assert _engine(a_run(), "auto") == "native"
-    assert _engine(a_run(optimizer=optim.adam()), "auto") == "auto"
+    assert _engine(a_run(optimizer=optim.adam()), "auto") == "native"
     assert _engine(a_run("normed", batch_size=20), "auto") == "auto"
-    assert _engine(a_run(checkpoint_segments=2, optimizer=optim.adam()), "auto") == "loop"
+    assert _engine(a_run("cnn", checkpoint_segments=2), "auto") == "loop"
 
 
 def test_compiling_waits_for_runs_that_pay_for_it():
@@ -221,15 +173,6 @@ def test_stacks_are_cut_to_the_memory_given():
     pandas.testing.assert_frame_equal(cut.drop(columns="seconds"), whole.drop(columns="seconds"), rtol=1e-3)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_threads_change_nothing(threads):
-    runs = [replace(a_run(), lr=lr, seed=seed) for lr in (0.01, 0.1) for seed in (0, 1, 2)]
-    want = [native.train(plan(run), [run], 1)[0].rows for run in runs]
-    got = [lane.rows for lane in native.train(plan(runs[0]), runs, threads)]
-    strip = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows] for rows in (*want, *got)]
-    np.testing.assert_equal(strip[: len(runs)], strip[len(runs) :])
-
-
 # ---------------------------------------------------------------- bad input
 
 
@@ -260,7 +203,7 @@ def test_bad_seeds_are_refused(seed):
         (dict(engine=None), "engine"),
         (dict(memory=0), "memory"),
         (dict(batch_size=[20, 59], run=a_run("normed", batch_size=20)), "batch_size"),  # 60 = 59 + 1
-        (dict(engine="native", run=a_run(optimizer=optim.adam())), "engine"),
+        (dict(engine="native", run=a_run("cnn")), "engine"),
         (dict(engine="stacked", run=a_run(checkpoint_segments=2)), "engine"),
         (dict(run="digits"), "run"),
     ],

@@ -1,4 +1,4 @@
-"""The C kernel ``_lane.c``: compiled when first needed, in about two seconds, for the processor at hand."""
+"""The C kernel ``lane/lane.c``: compiled when first needed, in about two seconds, for the processor at hand."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ PROCESSORS = (["-march=native"], [])  # some compilers do not know their own pro
 @lru_cache
 def library():
     """The compiled kernel; None, after one warning, on a machine without a C compiler."""
-    source = Path(__file__).with_name("_lane.c")
+    source = Path(__file__).with_name("lane") / "lane.c"  # includes the others
     compiler = next(filter(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang"))), None)
     failure = "no C compiler found (looked for $CC, cc, gcc and clang)"
     if compiler:
@@ -34,14 +34,7 @@ def library():
 
 def _declared(lib):
     pointer, whole = ctypes.c_void_p, ctypes.c_int
-    network = [whole, ctypes.POINTER(whole), ctypes.POINTER(pointer)]
-    lib.scratch_floats.argtypes, lib.scratch_floats.restype = network[:2], ctypes.c_long
-    lib.train.argtypes = [
-        *network, ctypes.POINTER(pointer), pointer, pointer, pointer, pointer, pointer, whole, pointer,
-        ctypes.c_float, ctypes.c_float, whole, ctypes.c_double, ctypes.POINTER(ctypes.c_double), pointer,
-    ]  # fmt: skip
-    lib.evaluate.argtypes = [
-        *network, pointer, pointer, pointer, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64), pointer,
-    ]  # fmt: skip
-    lib.evaluate.restype = ctypes.c_double
+    lib.scratch_floats.argtypes, lib.scratch_floats.restype = [whole, pointer], ctypes.c_long
+    lib.train.argtypes = [*[pointer] * 5, whole, pointer, ctypes.c_double, pointer]
+    lib.evaluate.argtypes, lib.evaluate.restype = [pointer] * 3, ctypes.c_double
     return lib

@@ -16,6 +16,7 @@ from batchlab._check import count, fail, number, one_of
 from batchlab._seeds import whole
 
 NORMS = ("none", "layer", "group", "batch")
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,11 +81,11 @@ def linear(inputs, outputs, *, bias=True):
     return _factory("linear", inputs=count("inputs", inputs), outputs=count("outputs", outputs), bias=bias)
 
 
-def mlp(sizes, *, norm="none", dropout=0.0, groups=4):
+def mlp(sizes, *, activation="relu", norm="none", dropout=0.0, groups=4):
     """Fully connected layers of the given sizes, (N, sizes[0]) -> (N, sizes[-1]).
 
-    After each layer but the last: ``norm`` ("none", "layer", "group" in ``groups`` groups, or "batch"), ReLU, and
-    dropout with probability ``dropout``.
+    After each layer but the last: ``norm`` ("none", "layer", "group" in ``groups`` groups, or "batch"), ``activation``
+    ("relu" or "tanh"), and dropout with probability ``dropout``.
 
     >>> mlp((64, 32, 10), norm="layer")(seed=0)(torch.zeros(5, 64)).shape
     torch.Size([5, 10])
@@ -92,8 +93,9 @@ def mlp(sizes, *, norm="none", dropout=0.0, groups=4):
     if not isinstance(sizes, (tuple, list)) or len(sizes) < 2:
         fail("sizes", sizes, "at least two sizes, inputs first and outputs last")
     sizes = tuple(count("sizes", s) for s in sizes)
+    one_of("activation", activation, tuple(ACTIVATIONS))
     _check_norm(norm, groups, sizes[1:-1])
-    return _factory("mlp", sizes=sizes, norm=norm, dropout=_rate(dropout), groups=groups)
+    return _factory("mlp", sizes=sizes, activation=activation, norm=norm, dropout=_rate(dropout), groups=groups)
 
 
 def cnn(inputs, classes, *, channels=(16, 32), kernel=3, norm="none", dropout=0.0, groups=4):
@@ -231,10 +233,10 @@ def _linear(seed, inputs, outputs, bias):
     return nn.Sequential(nn.Linear(inputs, outputs, bias=bias))
 
 
-def _mlp(seed, sizes, norm, dropout, groups):
+def _mlp(seed, sizes, activation, norm, dropout, groups):
     layers = []
     for i, (width_in, width) in enumerate(zip(sizes[:-2], sizes[1:-1], strict=True)):
-        layers += [nn.Linear(width_in, width), *_norm(norm, width, groups, 0), nn.ReLU()]
+        layers += [nn.Linear(width_in, width), *_norm(norm, width, groups, 0), ACTIVATIONS[activation]()]
         layers += [Dropout(dropout, seed, i)] if dropout else []
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 
