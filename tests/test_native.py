@@ -4,6 +4,7 @@ A rule that divides by sqrt(v) + eps makes a step of full length from a gradient
 difference from rounding, in any program. Two kinds of tests hold such rules all the same. With eps = 0.01 no rounding
 is amplified, and lanes must equal ``fit``. With the usual eps, a lane must be as near to ``fit`` in float64 as ``fit``
 in float32 is, over many seeds. For the same reason l1 is small: its sign(w) jumps where weights gather, at 0.
+And so is the rate where everything is drawn at random: a lane on the way to divergence amplifies rounding too.
 """
 
 import itertools
@@ -30,7 +31,6 @@ RULES = [
     optim.adam((0.0, 0.0), eps=0.01), optim.adamw(eps=0.01, weight_decay=0.5), optim.lars(trust=0.1, weight_decay=0.1),
     optim.lamb(eps=0.01, weight_decay=0.1),
 ]  # fmt: skip
-DIVIDING = ("adagrad", "rmsprop", "adam", "adamw", "lamb")  # by sqrt(v) + eps: their steps are long at any gradient
 COMPILED_FOR = [(), *([("-mavx2", "-mfma")] if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else [])]
 
 
@@ -67,7 +67,7 @@ def test_the_kernel_equals_fit(
     dataset, inputs, outputs, loss = (LINE, 3, 1, "mse") if regression else (SIGNALS, 40, 10, "cross_entropy")
     run = Run(
         data=dataset, model=models.mlp((inputs, *widths, outputs), activation=activation), loss=loss,
-        optimizer=optimizer, lr=0.003 if optimizer.name in DIVIDING else 0.02, batch_size=batch_size, l1=l1, ema=ema,
+        optimizer=optimizer, lr=0.005, batch_size=batch_size, l1=l1, ema=ema,
         lr_schedule=lr_schedule, batch_schedule=batch_schedule, order=order, drop_last=drop_last, steps=50, seed=seed,
         device="cpu", evaluate_every=1000,
     )  # fmt: skip
