@@ -1,7 +1,7 @@
 /* Matrix products in tiles of registers: a tile of accumulators runs along the inner dimension once, and what becomes of
  * it is done while it is still at hand. So gradients never reach memory, and ReLU costs no pass of its own.
  */
-enum { MR1 = 16 }; /* rows of a tile one vector wide */
+enum { TILE = MR * NV > MR1 ? MR * NV : MR1 };
 
 /* What becomes of a finished tile. */
 enum { PLAIN, RELU, MASK, ADD, UPDATE };
@@ -23,7 +23,7 @@ INLINE void finish(int kind, vec acc, const Target *t, ptrdiff_t at) {
 
 /* The gradient of a tile whose first vector stands at `at`, whole with what earlier chunks added up, into the rule. */
 INLINE void learn(const vec *acc, int mr, int nv, const Target *t, ptrdiff_t at) {
-    _Alignas(VL * 4) vec g[MR1 * NV];
+    _Alignas(VL * 4) vec g[TILE];
     for (int m = 0; m < mr; m++)
         for (int n = 0; n < nv; n++) {
             g[m * nv + n] = acc[m * nv + n];
@@ -35,7 +35,7 @@ INLINE void learn(const vec *acc, int mr, int nv, const Target *t, ptrdiff_t at)
 /* One tile of sum_k A(m, k) B(k, n), where A(m, k) is a[m][k], or a[k][m] if turned. */
 INLINE void tile(int kind, int turned, int mr, int nv, ptrdiff_t m0, ptrdiff_t n0, ptrdiff_t K,
                  const float *const *a, const float *b, ptrdiff_t ldb, const Target *t) {
-    vec acc[MR1 * NV];
+    vec acc[TILE];
     const float *row[MR1];
     for (int i = 0; i < mr * nv; i++) acc[i] = (vec){0};
     if (!turned)

@@ -7,15 +7,16 @@
 #include <stdint.h>
 #include <string.h>
 
-/* VL: lanes of a vector. MR x NV: the largest tile of accumulators (rows x vectors) that fits in the registers. */
+/* VL: lanes of a vector. MR x NV: the largest tile of accumulators (rows x vectors) that fits in the registers; MR1:
+ * the rows of a tile one vector wide. */
 #if defined(__AVX512F__)
-enum { VL = 16, MR = 6, NV = 4 };
+enum { VL = 16, MR = 6, NV = 4, MR1 = 16 };
 #define PLACES {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
 #elif defined(__AVX__)
-enum { VL = 8, MR = 6, NV = 2 };
+enum { VL = 8, MR = 6, NV = 2, MR1 = 12 };
 #define PLACES {0, 1, 2, 3, 4, 5, 6, 7}
 #else
-enum { VL = 4, MR = 4, NV = 4 };
+enum { VL = 4, MR = 4, NV = 4, MR1 = 16 };
 #define PLACES {0, 1, 2, 3}
 #endif
 
@@ -70,8 +71,11 @@ INLINE vec mixed(vec a, vec b, ivec from) {
 #endif
 }
 INLINE vec total(vec v) { /* the sum of the lanes, in each of them */
-    for (int by = VL / 2; by; by /= 2) v += mixed(v, v, (ivec)PLACES ^ by);
-    return v;
+    const ivec place = PLACES;
+    if (VL > 8) v += mixed(v, v, place ^ 8);
+    if (VL > 4) v += mixed(v, v, place ^ 4);
+    v += mixed(v, v, place ^ 2);
+    return v + mixed(v, v, place ^ 1);
 }
 
 /* One step of turning a square: pairs of rows at distance `by` exchange the halves that are not in place. */
