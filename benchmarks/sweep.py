@@ -9,13 +9,13 @@ says whether it is; and never may it be slower than 0.95 times a plain loop over
 Rivals that are not installed are left out (pip install "batchlab[bench]").
 
 What was tried for the kernel (``engine/lane``), on two cores with AVX-512: stacked ``vmap`` steps, eagerly and
-compiled, spend small batches on dispatch and barriers and large ones on passes over memory. One core taking one
-network through its steps keeps weights and moments in its own cache, needs no barrier, and is no slower when the
-machine is busy. Compiling with -O2 was two to five times slower. What had cost was the narrow last layer (ten classes in a vector of
-sixteen), a softmax that worked across a vector, chunks of 128 examples (64 fit in the first cache), drawing orders anew
-for every learning rate, in two threads that fought over the interpreter's lock, and, in batches of 8, the update: tiles
-that ended in the rule itself spilled their registers and held its every constant; handed over through the first cache
-to one loop a rule, a step of momentum took two thirds of the time, and Adam's takes a seventh more than that.
+compiled, spend small batches on dispatch and barriers and large ones on passes over memory. One core taking one network
+through its steps keeps weights and moments in its own cache, needs no barrier, and is no slower when the machine is
+busy. Compiling with -O2 was two to five times slower. What had cost was the narrow last layer (ten classes in a vector
+of sixteen), a softmax that worked across a vector, chunks of 128 examples (64 fit in the first cache), drawing orders
+anew for every learning rate, in two threads that fought over the interpreter's lock, and, in batches of 8, the update:
+tiles that ended in the rule itself spilled their registers and held its every constant; handed over through the first
+cache to one loop a rule, a step of momentum took two thirds of the time, and Adam's takes a seventh more than that.
 """
 
 import argparse
