@@ -119,12 +119,17 @@ static double loss_and_signal(Net *net, int n, int classes, float scale) {
 /* The backward product without a turned copy of the weights, for batches too small to pay for one. */
 static int by_rows(const Net *net, int l, int n) { return n * (row_length(net, l) / VL + 8) < 2 * net->sizes[l + 1]; }
 static void backward_by_rows(int n, int in, int out, const float *w, const float *const *d, float *back, int ld) {
-    for (int i = 0; i < in; i++)
+    const ivec place = PLACES;
+    for (int i = 0; i < in; i += VL) {
+        const float *row[VL];
+        for (int r = 0; r < VL; r++) row[r] = w + (i + r < in ? i + r : in) * out;
         for (int b = 0; b < n; b++) {
-            vec sum = {0};
-            for (int j = 0; j < out; j += VL) sum += AT(w + i * out + j) * AT(d[b] + j);
-            back[b * ld + i] = total(sum)[0];
+            vec sums[VL] = {{0}};
+            for (int j = 0; j < out; j += VL)
+                for (int r = 0; r < VL; r++) sums[r] += AT(row[r] + j) * AT(d[b] + j);
+            AT(back + b * ld + i) = KEEP_IF(place + i < in, totals(sums));
         }
+    }
 }
 
 /* Signals times the slope of the activation at h: of ReLU 0 or 1, of tanh 1 - h^2. */
@@ -164,7 +169,7 @@ static void gradient_of_last(Net *net, int n, int kind, Target t) {
     for (int j = 0; alone && j < net->outputs; j++) {
         vec sum = {0};
         for (int b = 0; b < n; b += VL) sum += KEEP_IF(place + b < n, AT(net->z_row[j] + b));
-        const vec bias = KEEP_IF(place < 1, total(sum));
+        const vec bias = KEEP_IF(place < 1, (vec){0} + total(sum));
         if (kind == UPDATE) learn(&bias, 1, 1, &t, j * t.ld + in);
         else finish(kind, bias, &t, j * t.ld + in);
     }

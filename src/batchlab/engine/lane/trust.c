@@ -38,7 +38,7 @@ static void update_by_length(Rule r, float *g, int rows, int ld, int bias_row, i
             w2[1] += KEEP_IF(bias, w * w), g2[1] += KEEP_IF(bias, AT(g + i) * AT(g + i));
         }
     float by[2];
-    for (int k = 0; k < 2; k++) by[k] = trust(&r, k, sqrtf(total(w2[k])[0]), sqrtf(total(g2[k])[0]));
+    for (int k = 0; k < 2; k++) by[k] = trust(&r, k, sqrtf(total(w2[k])), sqrtf(total(g2[k])));
     const float decay = r.kind == LARS ? r.weight_decay : 0; /* LAMB's is in its direction */
     for (int y = 0, i = 0; y < rows; y++)
         for (int x = 0; x < ld; x += VL, i += VL)

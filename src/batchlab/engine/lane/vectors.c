@@ -70,22 +70,41 @@ INLINE vec mixed(vec a, vec b, ivec from) {
     return __builtin_shuffle(a, b, from);
 #endif
 }
-INLINE vec total(vec v) { /* the sum of the lanes, in each of them */
+
+/* Where pairs of rows at distance `by` exchange the halves that are not in place: the lanes that the first one gets; of
+ * the second one they are `by` further. */
+INLINE ivec halves(int by) {
     const ivec place = PLACES;
-    if (VL > 8) v += mixed(v, v, place ^ 8);
-    if (VL > 4) v += mixed(v, v, place ^ 4);
-    v += mixed(v, v, place ^ 2);
-    return v + mixed(v, v, place ^ 1);
+    return place + (((place & by) != 0) & (VL - by));
 }
 
-/* One step of turning a square: pairs of rows at distance `by` exchange the halves that are not in place. */
+/* One step of turning a square of vectors. */
 INLINE void exchange(vec *square, int by) {
-    const ivec place = PLACES, low = place + (((place & by) != 0) & (VL - by));
     for (int r = 0; r < VL; r++)
         if (!(r & by)) {
             const vec a = square[r], b = square[r + by];
-            square[r] = mixed(a, b, low), square[r + by] = mixed(a, b, low + by);
+            square[r] = mixed(a, b, halves(by)), square[r + by] = mixed(a, b, halves(by) + by);
         }
+}
+
+/* The same where rows are only wanted summed: half of them are left. */
+INLINE void fold(vec *square, int by) {
+    for (int r = 0; r < by; r++)
+        square[r] = mixed(square[r], square[r + by], halves(by)) + mixed(square[r], square[r + by], halves(by) + by);
+}
+
+/* Lane j of the result is the sum of the lanes of square[j]. */
+INLINE vec totals(vec *square) {
+    if (VL > 8) fold(square, 8);
+    if (VL > 4) fold(square, 4);
+    fold(square, 2);
+    fold(square, 1);
+    return square[0];
+}
+
+INLINE float total(vec v) {
+    vec square[VL] = {v};
+    return totals(square)[0];
 }
 
 /* to[j][i] = from[i][j], a square of vectors at a time. */
