@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchlab import Run, data, fit, models, optim, outcomes, schedules
-from batchlab.engine import choice, native, stacked
+from batchlab.engine import choice, stacked
 from batchlab.engine.plan import Lane, plan
 from batchlab.engine.sweep import sweep
 
@@ -67,7 +67,8 @@ def assert_close(got, want, run, rtol):
 
 
 def assert_equals_fit(lane, run, rtol):
-    """A lane's rows are those of ``fit``: whole numbers exactly, measured ones up to rounding."""
+    """A lane's rows are those of ``fit``: whole numbers exactly, losses up to rounding, accuracies to one example,
+    since one whose two largest outputs tie within rounding may be called either way."""
     history = fit(run)
     want = history.table.rename(columns={"lr": "step_lr", "batch_size": "step_batch_size"})
     got = pandas.DataFrame(lane.rows)
@@ -130,38 +131,6 @@ def test_every_network_stacks(network):
         assert_equals_fit(lane, alone, 1e-8)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(
-    widths=st.lists(st.integers(1, 70), max_size=3),
-    regression=st.booleans(),
-    optimizer=st.sampled_from([optim.sgd(weight_decay=0.1), optim.momentum(), optim.nesterov(weight_decay=0.01)]),
-    lr_schedule=st.sampled_from(SCHEDULES),
-    batch_schedule=st.sampled_from([schedules.constant(), GROWING]),
-    order=st.sampled_from(["reshuffle", "replacement", "fixed"]),
-    batch_size=st.integers(1, 200),
-    drop_last=st.booleans(),
-    seed=st.integers(0, 2**40),
-)
-def test_the_kernel_equals_fit(
-    widths, regression, optimizer, lr_schedule, batch_schedule, order, batch_size, drop_last, seed
-):
-    if regression:
-        dataset, ends, loss = (
-            data.gaussian_regression((1.0, 0.3, 0.1), 0.1, examples=400, val=130, test=1),
-            (3, 1),
-            "mse",
-        )
-    else:
-        dataset, ends, loss = data.mnist1d(400, val=130, test=1), (40, 10), "cross_entropy"
-    run = Run(
-        data=dataset, model=models.mlp((ends[0], *widths, ends[1])), loss=loss, optimizer=optimizer, lr=0.02,
-        batch_size=batch_size, lr_schedule=lr_schedule, batch_schedule=batch_schedule, order=order,
-        drop_last=drop_last, steps=50, seed=seed, device="cpu", evaluate_every=1000,
-    )  # fmt: skip
-    assert native.suits(run)
-    assert_equals_fit(native.train(plan(run), [run], 1)[0], run, 3e-5)
-
-
 @pytest.mark.parametrize("engine", ["native", "stacked", "loop"])
 def test_divergence_and_targets_end_a_lane_as_in_fit(engine):
     run = a_run(steps=60, target=("val_loss", 0.6), loss_bound=50.0, evaluate_every=30, optimizer=optim.sgd())
@@ -187,13 +156,6 @@ def test_compiled_lanes_equal_stacked_ones(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("torchinductor*"))  # nothing is kept where others could plant what is unpickled
 
 
-def test_divergence_shows_in_the_kernel_for_nan_too():
-    run = a_run("linear", optimizer=optim.sgd(), lr=1e30, loss_bound=float(np.finfo(np.float64).max))
-    lane = native.train(plan(run), [run], 1)[0]
-    assert lane.diverged and not np.isfinite(lane.rows[-1]["batch_loss"])
-    assert fit(run).diverged
-
-
 # ---------------------------------------------------------------- what trains, and how much at once
 
 
@@ -211,15 +173,6 @@ def test_stacks_are_cut_to_the_memory_given():
     whole = sweep(run, lr=[0.1], seed=[0, 1, 2], engine="stacked")
     cut = sweep(run, lr=[0.1], seed=[0, 1, 2], engine="stacked", memory=1)
     pandas.testing.assert_frame_equal(cut.drop(columns="seconds"), whole.drop(columns="seconds"), rtol=1e-8)
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_threads_change_nothing(threads):
-    runs = [replace(a_run(), lr=lr, seed=seed) for lr in (0.01, 0.1) for seed in (0, 1, 2)]
-    want = [native.train(plan(run), [run], 1)[0].rows for run in runs]
-    got = [lane.rows for lane in native.train(plan(runs[0]), runs, threads)]
-    strip = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows] for rows in (*want, *got)]
-    np.testing.assert_equal(strip[: len(runs)], strip[len(runs) :])
 
 
 # ---------------------------------------------------------------- bad input
@@ -252,7 +205,7 @@ def test_bad_seeds_are_refused(seed):
         (dict(engine=None), "engine"),
         (dict(memory=0), "memory"),
         (dict(batch_size=[20, 59], run=a_run("normed", batch_size=20)), "batch_size"),  # 60 = 59 + 1
-        (dict(engine="native", run=a_run(optimizer=optim.adam())), "engine"),
+        (dict(engine="native", run=a_run("cnn")), "engine"),
         (dict(engine="stacked", run=a_run(checkpoint_segments=2)), "engine"),
         (dict(run="digits"), "run"),
     ],

@@ -1,4 +1,4 @@
-"""The C kernel ``_lane.c``: compiled for the processor at hand in some seconds, once, and kept in a private folder."""
+"""The C kernel ``lane/lane.c``: compiled for this processor in some seconds, once, and kept in a private folder."""
 
 import atexit
 import ctypes
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from batchlab.engine import files
 
-SOURCE = Path(__file__).with_name("_lane.c")
+SOURCE = Path(__file__).with_name("lane") / "lane.c"  # includes the others
 FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 PROCESSORS = (["-march=native"], [])  # some compilers do not know their own processor
 SECONDS_TO_COMPILE = 120  # it takes a few
@@ -146,16 +146,9 @@ def _loaded(made):
 
 def _declared(lib):
     pointer, whole = ctypes.c_void_p, ctypes.c_int
-    network = [whole, ctypes.POINTER(whole), ctypes.POINTER(pointer)]
-    lib.scratch_floats.argtypes, lib.scratch_floats.restype = network[:2], ctypes.c_long
-    lib.train.argtypes = [
-        *network, ctypes.POINTER(pointer), pointer, pointer, pointer, pointer, pointer, whole, pointer,
-        ctypes.c_float, ctypes.c_float, whole, ctypes.c_double, ctypes.POINTER(ctypes.c_double), pointer,
-    ]  # fmt: skip
-    lib.evaluate.argtypes = [
-        *network, pointer, pointer, pointer, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64), pointer,
-    ]  # fmt: skip
-    lib.evaluate.restype = ctypes.c_double
+    lib.scratch_floats.argtypes, lib.scratch_floats.restype = [whole, pointer], ctypes.c_long
+    lib.train.argtypes = [*[pointer] * 5, whole, pointer, ctypes.c_double, pointer]
+    lib.evaluate.argtypes, lib.evaluate.restype = [pointer] * 3, ctypes.c_double
     return lib
 
 

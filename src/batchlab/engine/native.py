@@ -1,4 +1,4 @@
-"""Lanes trained by a small C kernel (``_lane.c``): ReLU networks of linear layers under SGD, on the CPU.
+"""Lanes trained by a small C kernel (``lane/lane.c``): networks of linear layers with ReLU or tanh, on the CPU.
 
 What a lane computes is defined by ``fit``; the kernel only does it sooner, and tests hold the two together.
 It is compiled when first needed, in about two seconds, for the processor at hand.
@@ -6,7 +6,6 @@ It is compiled when first needed, in about two seconds, for the processor at han
 
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
 from time import perf_counter
@@ -17,60 +16,75 @@ from torch import nn
 
 from batchlab.engine.kernel import library
 from batchlab.engine.plan import Lane, row
-from batchlab.training import models, step
+from batchlab.training import models, optim, step
 from batchlab.training.dataset import epoch_order
 
-OPTIMIZERS = ("sgd", "momentum", "nesterov")
+RULES = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lars", "lamb")  # as rules.c counts them
 MAX_LAYERS = 16
-
-
-def linear_layers(model):
-    """The linear layers of a Sequential of biased linear layers with a ReLU between each two; else None."""
-    if type(model) is not nn.Sequential or len(model) % 2 == 0 or len(model) > 2 * MAX_LAYERS - 1:
-        return None
-    linear, between = list(model)[::2], list(model)[1::2]
-    if any(type(m) is not nn.Linear or m.bias is None for m in linear) or any(type(m) is not nn.ReLU for m in between):
-        return None
-    return linear
 
 
 def suits(run):
     """Whether the kernel computes what ``run`` asks for. A missing compiler is another matter: see ``library``.
 
+    It trains float32 networks of linear layers with ReLU or tanh between each two, on flat float32 inputs, under
+    cross-entropy or the squared error; with every optimizer of ``optim``, schedule, order, ``l1`` and ``ema``.
+
     >>> from batchlab import Run, data, models, optim
-    >>> run = dict(data=data.digits(), lr=0.1, batch_size=8, epochs=1, device="cpu", model=models.mlp((64, 32, 10)))
-    >>> suits(Run(optimizer=optim.momentum(), **run)), suits(Run(optimizer=optim.adam(), **run))
-    (True, False)
+    >>> run = dict(data=data.digits(), lr=0.1, batch_size=8, epochs=1, device="cpu", optimizer=optim.adam())
+    >>> [suits(Run(model=models.mlp((64, 32, 10), norm=norm), **run)) for norm in ("none", "layer")]
+    [True, False]
     """
     x, y = run.data.train
     return (
         step.device_of(run).type == "cpu"
         and run.precision == "float32"
-        and run.optimizer.name in OPTIMIZERS
+        and run.optimizer.name in RULES
         and run.loss in ("cross_entropy", "mse")
-        and not run.l1
-        and run.ema is None
         and x.ndim == 2
         and x.dtype == torch.float32
         and y.ndim == (1 if run.data.classes else 2)
-        and linear_layers(models.build(run.model, run.seed)) is not None
+        and _layers(models.build(run.model, run.seed)) is not None
     )
 
 
+def _layers(model):
+    """(linear layers, whether tanh stands between them) of a model that the kernel can train, else None."""
+    if type(model) is not nn.Sequential or len(model) % 2 == 0 or len(model) > 2 * MAX_LAYERS - 1:
+        return None
+    linear, between = list(model)[::2], {type(m) for m in list(model)[1::2]}
+    if any(type(m) is not nn.Linear or m.bias is None for m in linear) or between not in (set(), {nn.ReLU}, {nn.Tanh}):
+        return None
+    if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+        return None
+    if len(list(model.parameters())) < 2 * len(linear):  # a weight shared between layers
+        return None
+    return linear, between == {nn.Tanh}
+
+
 def train(plan, runs, threads):
-    """Train the runs, which differ in lr and seed only; return one ``Lane`` each, in their order."""
-    lib = library()
-    step.prepare(runs[0])  # for its checks
-    parts = {part: _laid_out(*getattr(runs[0].data, part)) for part in ("train", *runs[0].evaluate)}
+    """Train the runs, which differ in lr and seed only; return one ``Lane`` each, in their order.
+
+    They must suit, and fit together (``step.prepare``): nothing is checked here.
+    """
+    return advance(plan, runs, networks(runs), threads)
+
+
+def networks(runs):
+    """The network that each run starts from, as ``advance`` takes it."""
     built = {run.seed: models.build(run.model, run.seed) for run in runs}  # not in threads: torch's seed is global
-    orders = _orders(runs[0], plan)
+    return [_network(run, built[run.seed]) for run in runs]
 
-    def one(i):
-        return _advance(lib, runs[i], plan, parts, _network(lib, built[runs[i].seed]), orders)
 
-    order = _by_seed(runs, threads)
+def advance(plan, runs, networks, threads):
+    """Train networks, in place, from wherever they stand; return what ``train`` does.
+
+    A lane's learning rate and orders are those of a run that begins; what the optimizer remembers goes on.
+    """
+    parts = {part: _data(*getattr(runs[0].data, part)) for part in ("train", *runs[0].evaluate)}
+    orders, places = _orders(runs[0], plan), _by_seed(runs, threads)
     with ThreadPoolExecutor(threads) as pool:  # the kernel runs outside the interpreter's lock, so threads will do
-        trained = dict(zip(order, pool.map(one, order), strict=True))
+        made = pool.map(lambda i: _advance(runs[i], plan, parts, networks[i], orders), places)
+        trained = dict(zip(places, made, strict=True))
     return [trained[i] for i in range(len(runs))]
 
 
@@ -80,10 +94,69 @@ def _by_seed(runs, threads):
     return sorted(range(len(runs)), key=lambda i: seeds.index(runs[i].seed) // threads)
 
 
-def _laid_out(x, y):
-    """Inputs with a last column of ones, for the bias; labels or targets; as the kernel reads them."""
-    ones = np.ones((len(x), 1), np.float32)
-    return np.hstack([x.numpy(), ones]), np.ascontiguousarray(y.numpy(), np.int32 if y.ndim == 1 else np.float32)
+# ---------------------------------------------------------------- what the kernel reads and writes
+
+_pointer, _pointers = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)
+
+
+class _Settings(ctypes.Structure):  # rules.c
+    _fields_ = [("kind", ctypes.c_int)] + [
+        (name, ctypes.c_double) for name in ("momentum", "b1", "b2", "eps", "trust", "weight_decay", "l1", "ema")
+    ]
+
+
+class _Data(ctypes.Structure):  # network.c
+    _fields_ = [("x", _pointer), ("label", _pointer), ("target", _pointer), ("examples", ctypes.c_int64)]
+
+
+class _Network(ctypes.Structure):  # Lane, in network.c
+    _fields_ = [
+        ("layers", ctypes.c_int), ("is_tanh", ctypes.c_int), ("sizes", ctypes.POINTER(ctypes.c_int)),
+        ("w", _pointers), ("m", _pointers), ("v", _pointers), ("average", _pointers),
+        ("scratch", _pointer), ("step", ctypes.c_int64),
+    ]  # fmt: skip
+
+
+def _settings(run):
+    given = dict(run.optimizer.settings)
+    b1, b2 = given.pop("betas", (0.0, given.pop("alpha", 0.0)))
+    return _Settings(RULES.index(run.optimizer.name), b1=b1, b2=b2, l1=run.l1, ema=run.ema or 0.0, **given)
+
+
+def _data(x, y):
+    """Inputs with a last column of ones, for the bias; labels or targets, and NULL for the other."""
+    x = np.hstack([x.numpy(), np.ones((len(x), 1), np.float32)])
+    y = np.ascontiguousarray(y.numpy(), np.int32 if y.ndim == 1 else np.float32)
+    label, target = (_address(y), None) if y.ndim == 1 else (None, _address(y))
+    return _holding(_Data(_address(x), label, target, len(x)), x, y)
+
+
+def _network(run, model):
+    """A run's weights as the kernel wants them: per layer (inputs + 1, outputs rounded up to whole vectors), of the
+    last layer the other way round. What its optimizer remembers starts from zero, the average from the weights."""
+    lib, (layers, is_tanh) = library(), _layers(model)
+    sizes = (layers[0].in_features, *(layer.out_features for layer in layers))
+    sizes, vector, weights = (ctypes.c_int * len(sizes))(*sizes), lib.vector_length(), []
+    for layer in layers:
+        w = np.hstack([layer.weight.detach().numpy(), layer.bias.detach().numpy()[:, None]])  # (outputs, inputs + 1)
+        w = w if layer is layers[-1] else w.T
+        weights.append(_aligned(len(w), -(-w.shape[1] // vector) * vector))
+        weights[-1][:, : w.shape[1]] = w
+    kept = {name: [_aligned(*w.shape) for w in weights] for name in optim.STATES[run.optimizer.name][0]}
+    if run.ema is not None:
+        kept["average"] = [_aligned(*w.shape) for w in weights]
+        for average, w in zip(kept["average"], weights, strict=True):
+            average[:] = w
+    scratch = _aligned(lib.scratch_floats(len(layers), sizes))
+    places = {name: _addresses(kept.get(name, weights)) for name in ("w", "m", "v", "average")}
+    network = _Network(len(layers), is_tanh, sizes, scratch=_address(scratch), **places)
+    return _holding(network, weights, kept, scratch)
+
+
+def _holding(structure, *arrays):
+    """The structure, with the arrays that it points at kept alive."""
+    structure.arrays = arrays
+    return structure
 
 
 def _address(array):
@@ -102,43 +175,14 @@ def _aligned(*shape):
     return raw[start : start + size].reshape(shape)
 
 
-@dataclass(frozen=True)
-class _Network:
-    """A lane's weights as the kernel wants them: per layer (inputs + 1, outputs rounded up to whole vectors), of the
-    last layer the other way round."""
-
-    sizes: tuple
-    weights: list
-    velocities: list
-    scratch: np.ndarray
-
-    def arguments(self):
-        return len(self.weights), (ctypes.c_int * len(self.sizes))(*self.sizes), _addresses(self.weights)
-
-    def moving(self):
-        return _addresses(self.velocities)
+# ---------------------------------------------------------------- one lane
 
 
-def _network(lib, model):
-    layers, vector = linear_layers(model), lib.vector_length()
-    sizes = (layers[0].in_features, *(layer.out_features for layer in layers))
-    weights = []
-    for layer in layers:
-        w = np.hstack([layer.weight.detach().numpy(), layer.bias.detach().numpy()[:, None]])  # (outputs, inputs + 1)
-        w = w if layer is layers[-1] else w.T
-        weights.append(_aligned(len(w), -(-w.shape[1] // vector) * vector))
-        weights[-1][:, : w.shape[1]] = w
-    scratch = _aligned(lib.scratch_floats(len(layers), (ctypes.c_int * len(sizes))(*sizes)))
-    return _Network(sizes, weights, [_aligned(*w.shape) for w in weights], scratch)
-
-
-def _advance(lib, run, plan, parts, net, orders):
+def _advance(run, plan, parts, network, orders):
     """Train a network, in place, from wherever it stands, and record it as a lane."""
-    x, y = parts["train"]
-    lr = (run.lr * plan.factors).astype(np.float32)
-    momentum, weight_decay = (dict(run.optimizer.settings).get(k, 0.0) for k in ("momentum", "weight_decay"))
+    lib, settings, lr = library(), _settings(run), (run.lr * plan.factors).astype(np.float32)
     at, seconds, diverged = 0, 0.0, False
-    rows = [row(run, plan, 0, None, seconds, float("nan"), _measure(lib, run, net, parts))]
+    rows = [row(run, plan, 0, None, seconds, float("nan"), _measure(lib, run, network, parts))]
     reached = step.meets(run.target, rows[-1])
     for stop in plan.stops:
         if reached or diverged:
@@ -148,15 +192,14 @@ def _advance(lib, run, plan, parts, net, orders):
         order = orders(run.seed, int(plan.examples[at]), int(plan.examples[stop]))
         losses = ctypes.c_double()
         made = lib.train(
-            *net.arguments(), net.moving(), _address(x), *_answers(y), _address(order), _address(start), stop - at,
-            _address(lr) + at * lr.itemsize, momentum, weight_decay, run.optimizer.name == "nesterov",
-            run.loss_bound, ctypes.byref(losses), _address(net.scratch),
+            ctypes.byref(network), ctypes.byref(parts["train"]), ctypes.byref(settings), _address(order),
+            _address(start), stop - at, _address(lr) + at * lr.itemsize, run.loss_bound, ctypes.byref(losses),
         )  # fmt: skip
         diverged = made < stop - at
         tried = made + diverged  # the batch that diverged counts in the mean loss, but not as a step
         at += made
         seconds += perf_counter() - began
-        found = _measure(lib, run, net, parts)
+        found = _measure(lib, run, network, parts)
         mean = losses.value / int(start[tried])
         rows.append(row(run, plan, at, at - 1 + diverged, seconds, mean, found))
         reached = not diverged and step.meets(run.target, found)
@@ -186,20 +229,11 @@ def _orders(run, plan):
     return stretch
 
 
-def _answers(y):
-    """The kernel takes labels or targets, and NULL for the other."""
-    return (_address(y), None) if y.ndim == 1 else (None, _address(y))
-
-
-def _measure(lib, run, net, parts):
-    found = {}
+def _measure(lib, run, network, parts):
+    found, right = {}, ctypes.c_int64()
     for part in run.evaluate:
-        x, y = parts[part]
-        right = ctypes.c_int64()
-        loss = lib.evaluate(
-            *net.arguments(), _address(x), *_answers(y), len(x), ctypes.byref(right), _address(net.scratch)
-        )
-        found[f"{part}_loss"] = loss / len(x)
-        if y.ndim == 1:
-            found[f"{part}_accuracy"] = right.value / len(x)
+        loss = lib.evaluate(ctypes.byref(network), ctypes.byref(parts[part]), ctypes.byref(right))
+        found[f"{part}_loss"] = loss / parts[part].examples
+        if run.data.classes is not None:
+            found[f"{part}_accuracy"] = right.value / parts[part].examples
     return found

@@ -30,9 +30,10 @@ from batchlab.training.layers import (
 )
 
 __all__ = [
-    "NORMS", "Dropout", "Factory", "GhostBatchNorm", "build", "cnn", "linear", "mlp", "next_draw", "resnet", "seeded",
-    "transformer",
+    "ACTIVATIONS", "NORMS", "Dropout", "Factory", "GhostBatchNorm", "build", "cnn", "linear", "mlp", "next_draw",
+    "resnet", "seeded", "transformer",
 ]  # fmt: skip
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,12 +104,12 @@ def linear(inputs, outputs, *, bias=True):
     return _factory("linear", inputs=count("inputs", inputs), outputs=count("outputs", outputs), bias=bias)
 
 
-def mlp(sizes, *, norm="none", dropout=0.0, groups=4, ghost=32):
+def mlp(sizes, *, activation="relu", norm="none", dropout=0.0, groups=4, ghost=32):
     """Fully connected layers of the given sizes, (N, sizes[0]) -> (N, sizes[-1]).
 
     After each layer but the last: ``norm`` ("none", "layer", "group" in ``groups`` groups, "batch", or "ghost", a batch
-    norm over virtual batches of ``ghost`` examples, see ``GhostBatchNorm``), ReLU, and dropout with probability
-    ``dropout``.
+    norm over virtual batches of ``ghost`` examples, see ``GhostBatchNorm``), ``activation`` ("relu" or "tanh"), and
+    dropout with probability ``dropout``.
 
     >>> mlp((64, 32, 10), norm="layer")(seed=0)(torch.zeros(5, 64)).shape
     torch.Size([5, 10])
@@ -116,8 +117,10 @@ def mlp(sizes, *, norm="none", dropout=0.0, groups=4, ghost=32):
     if not isinstance(sizes, (tuple, list)) or len(sizes) < 2:
         fail("sizes", sizes, "at least two sizes, inputs first and outputs last")
     sizes = tuple(count("sizes", s) for s in sizes)
+    one_of("activation", activation, tuple(ACTIVATIONS))
     _check_norm(norm, groups, ghost, sizes[1:-1])
-    return _factory("mlp", sizes=sizes, norm=norm, dropout=_rate(dropout), groups=groups, ghost=ghost)
+    given = dict(activation=activation, norm=norm, dropout=_rate(dropout), groups=groups, ghost=ghost)
+    return _factory("mlp", sizes=sizes, **given)
 
 
 def cnn(inputs, classes, *, channels=(16, 32), kernel=3, norm="none", dropout=0.0, groups=4, ghost=32):
@@ -236,10 +239,11 @@ def _linear(seed, inputs, outputs, bias):
     return nn.Sequential(nn.Linear(inputs, outputs, bias=bias))
 
 
-def _mlp(seed, sizes, norm, dropout, groups, ghost):
+def _mlp(seed, sizes, activation, norm, dropout, groups, ghost):
     layers = []
     for i, (width_in, width) in enumerate(zip(sizes[:-2], sizes[1:-1], strict=True)):
-        layers += [nn.Linear(width_in, width), *norms(norm, width, groups=groups, ghost=ghost, dims=0), nn.ReLU()]
+        normed = norms(norm, width, groups=groups, ghost=ghost, dims=0)
+        layers += [nn.Linear(width_in, width), *normed, ACTIVATIONS[activation]()]
         layers += [Dropout(dropout, seed, i)] if dropout else []
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 

@@ -1,0 +1,195 @@
+/* The network: where its layers lie, and the forward and backward pass of a chunk of examples.
+ *
+ * A hidden layer of `in` inputs and `out` outputs is a matrix of in + 1 rows (the last is the bias: every input row ends
+ * in a constant 1) and `out` columns rounded up to whole vectors; the padding is zero and stays zero. The last layer is
+ * narrow, and rounding ten classes up to a vector of sixteen would waste six: it is stored the other way round, a row
+ * an output, and its outputs are (outputs, examples), so that a vector holds one class of many examples.
+ */
+enum { MAX_LAYERS = 16 };
+
+/* One lane, as Python hands it over. sizes: inputs, hidden widths, outputs (layers + 1 numbers). w, m, v, average: per
+ * layer (sizes[l] + 1, padded outputs), of the last layer (outputs, padded sizes[l] + 1); what the rule does not keep is
+ * w. scratch: scratch_floats() floats, zero when first used. step: steps made so far. */
+typedef struct {
+    int layers, is_tanh;
+    const int *sizes;
+    float *const *w, *const *m, *const *v, *const *average;
+    float *scratch;
+    int64_t step;
+} Lane;
+
+/* x: rows of sizes[0] + 1 floats, the last 1. label: the class of each row; or NULL, and then target: rows of outputs. */
+typedef struct {
+    const float *x;
+    const int32_t *label;
+    const float *target;
+    int64_t examples;
+} Data;
+
+/* A network, and the room to work on CHUNK examples of it. Row pointers stand in for matrices, so that the examples
+ * of a batch need not lie together. Layer l reads h[l], a row an example; the last also reads it turned. */
+typedef struct {
+    int layers, outputs, is_tanh;
+    const int *sizes;
+    float *const *weight;
+    float *h[MAX_LAYERS], *d[MAX_LAYERS];        /* what layer l reads, and the loss differentiated by it */
+    float *across, *z;                           /* h of the last layer, turned; its outputs, then the loss by them */
+    float *sum[MAX_LAYERS], *turned[MAX_LAYERS]; /* gradient of earlier chunks; transposed weights */
+    const float *input[MAX_LAYERS][CHUNK], *signal[MAX_LAYERS][CHUNK], *target[CHUNK];
+    const float **z_row, **weight_row;           /* of the last layer */
+    int32_t label[CHUNK];
+    int ld[MAX_LAYERS];                          /* row length of h and d */
+    float *scratch;
+    long used;
+} Net;
+
+static int padded(int n) { return (n + VL - 1) / VL * VL; }
+static int rows_of(const Net *net, int l) { return l < net->layers - 1 ? net->sizes[l] + 1 : net->outputs; }
+static int row_length(const Net *net, int l) {
+    return padded(l < net->layers - 1 ? net->sizes[l + 1] : net->sizes[l] + 1);
+}
+
+static float *room(Net *net, long floats) {
+    float *start = net->scratch ? net->scratch + net->used : NULL;
+    net->used += (floats + 15) / 16 * 16;
+    return start;
+}
+
+/* A lane without scratch is only measured. */
+static void lay_out(Net *net, const Lane *lane, float *const *weight) {
+    const int layers = lane->layers, last = layers - 1, *sizes = lane->sizes;
+    net->layers = layers, net->sizes = sizes, net->outputs = sizes[layers], net->is_tanh = lane->is_tanh;
+    net->weight = weight, net->scratch = lane->scratch, net->used = 0;
+    for (int l = 0; l < layers; l++) {
+        net->ld[l] = padded(sizes[l]) + VL; /* room for the constant 1 */
+        net->h[l] = room(net, l || !last ? CHUNK * net->ld[l] : 0);
+        net->d[l] = room(net, l ? CHUNK * net->ld[l] : 0);
+        net->sum[l] = room(net, (long)rows_of(net, l) * row_length(net, l));
+        net->turned[l] = room(net, l && l < last ? (long)sizes[l + 1] * padded(sizes[l]) : 0);
+    }
+    net->across = room(net, (long)(sizes[last] + 1) * CHUNK);
+    net->z = room(net, (long)net->outputs * CHUNK);
+    net->z_row = (const float **)room(net, 2 * net->outputs); /* a pointer takes the room of two floats, at most */
+    net->weight_row = (const float **)room(net, 2 * net->outputs);
+    if (!net->scratch) return;
+    for (int l = 0; l < layers; l++)
+        for (int b = 0; b < CHUNK && (l || !last); b++) {
+            net->input[l][b] = net->h[l] + b * net->ld[l], net->signal[l][b] = net->d[l] + b * net->ld[l];
+            net->h[l][b * net->ld[l] + sizes[l]] = 1;
+        }
+    for (int j = 0; j < net->outputs; j++)
+        net->z_row[j] = net->z + j * CHUNK, net->weight_row[j] = weight[last] + j * row_length(net, last);
+    for (int b = 0; b < CHUNK; b++) net->across[sizes[last] * CHUNK + b] = 1;
+}
+
+/* Point at n examples: order[0] ... order[n - 1], or first, first + 1, ... where there is no order. */
+static void choose(Net *net, int n, const int32_t *order, ptrdiff_t first, const Data *data) {
+    const int in = net->sizes[0];
+    for (int b = 0; b < n; b++) {
+        const ptrdiff_t example = order ? order[first + b] : first + b;
+        if (net->layers > 1) net->input[0][b] = data->x + example * (in + 1);
+        else memcpy(net->h[0] + b * net->ld[0], data->x + example * (in + 1), sizeof(float) * in);
+        if (data->label) net->label[b] = data->label[example];
+        else net->target[b] = data->target + example * net->outputs;
+    }
+}
+
+/* The outputs of the chosen examples, into z: (outputs, CHUNK). ReLU is a part of its product, tanh comes after it. */
+static void forward(Net *net, int n) {
+    const int last = net->layers - 1, in = net->sizes[last];
+    for (int l = 0; l < last; l++) {
+        const int out = net->sizes[l + 1], length = row_length(net, l), ld = net->ld[l + 1];
+        float *h = net->h[l + 1];
+        (net->is_tanh ? product : product_relu)(n, length, net->sizes[l] + 1, net->input[l], net->weight[l], length,
+                                                (Target){.out = h, .ld = ld});
+        for (int b = 0; net->is_tanh && b < n; b++)
+            for (int j = 0; j < length; j += VL) AT(h + b * ld + j) = vtanh(AT(h + b * ld + j));
+        for (int b = 0; b < n && length > out; b++) h[b * ld + out] = 1; /* the padding held it */
+    }
+    transpose(n, in, net->h[last], net->ld[last], net->across, CHUNK);
+    product(net->outputs, padded(n), in + 1, net->weight_row, net->across, CHUNK, (Target){.out = net->z, .ld = CHUNK});
+}
+
+/* The sum of the losses; outputs become the gradient of (scale * that sum). */
+static double loss_and_signal(Net *net, int n, int classes, float scale) {
+    return classes ? cross_entropy(n, net->outputs, net->z, net->label, scale)
+                   : squared_error(n, net->outputs, net->z, net->target, scale);
+}
+
+/* The backward product without a turned copy of the weights, for batches too small to pay for one. */
+static int by_rows(const Net *net, int l, int n) { return n * (row_length(net, l) / VL + 8) < 2 * net->sizes[l + 1]; }
+static void backward_by_rows(int n, int in, int out, const float *w, const float *const *d, float *back, int ld) {
+    const ivec place = PLACES;
+    for (int i = 0; i < in; i += VL) {
+        const float *row[VL];
+        for (int r = 0; r < VL; r++) row[r] = w + (i + r < in ? i + r : in) * out;
+        for (int b = 0; b < n; b++) {
+            vec sums[VL] = {{0}};
+            for (int j = 0; j < out; j += VL)
+                for (int r = 0; r < VL; r++) sums[r] += AT(row[r] + j) * AT(d[b] + j);
+            AT(back + b * ld + i) = KEEP_IF(place + i < in, totals(sums));
+        }
+    }
+}
+
+/* Signals times the slope of the activation at h: of ReLU 0 or 1, of tanh 1 - h^2. */
+static void slope(int is_tanh, int n, int in, float *d, const float *h, int ld) {
+    const vec zero = {0};
+    for (int b = 0; b < n; b++)
+        for (int i = b * ld; i < b * ld + in; i += VL)
+            if (is_tanh) AT(d + i) *= 1 - AT(h + i) * AT(h + i);
+            else AT(d + i) = KEEP_IF(AT(h + i) > zero, AT(d + i));
+}
+
+/* The signal that layer l sends to the one below; `first`: the weights have not been turned yet in this step. */
+static void send_back(Net *net, int l, int n, int first) {
+    const int in = net->sizes[l], out = net->sizes[l + 1], length = row_length(net, l), ld = net->ld[l];
+    const int last = l == net->layers - 1, rows = !last && by_rows(net, l, n);
+    float *d = net->d[l], *h = net->h[l];
+    const Target t = {.out = d, .ld = ld, .active = h};
+    if (last)
+        (net->is_tanh ? turned : turned_mask)(n, padded(in), out, net->z_row, net->weight[l], length, t);
+    else if (rows)
+        backward_by_rows(n, in, length, net->weight[l], net->signal[l + 1], d, ld);
+    else {
+        if (first) transpose(in, out, net->weight[l], length, net->turned[l], padded(in));
+        (net->is_tanh ? product : product_mask)(n, padded(in), out, net->signal[l + 1], net->turned[l], padded(in), t);
+    }
+    if (net->is_tanh || rows) slope(net->is_tanh, n, padded(in), d, h, ld);
+    for (int b = 0; last && b < n && padded(in) > in; b++) d[b * ld + in] = 0; /* the constant sends no signal */
+}
+
+/* The last layer's update (or what this chunk adds to it). Where the bias would stand alone in a vector, it is summed
+ * apart: a product for its sake would cost as much as sixteen inputs. */
+static void gradient_of_last(Net *net, int n, int kind, Target t) {
+    const int l = net->layers - 1, in = net->sizes[l], alone = in % VL == 0, columns = (int)t.ld - alone * VL;
+    const ivec place = PLACES;
+    (kind == UPDATE ? product_update : kind == ADD ? product_add : product)(net->outputs, columns, n, net->z_row,
+                                                                           net->h[l], net->ld[l], t);
+    for (int j = 0; alone && j < net->outputs; j++) {
+        vec sum = {0};
+        for (int b = 0; b < n; b += VL) sum += KEEP_IF(place + b < n, AT(net->z_row[j] + b));
+        const vec bias = KEEP_IF(place < 1, (vec){0} + total(sum));
+        if (kind == UPDATE) learn(&bias, 1, 1, &t, j * t.ld + in);
+        else finish(kind, bias, &t, j * t.ld + in);
+    }
+}
+
+/* The backward pass of a chunk, from the last layer to the first; on the final chunk of a batch each layer is
+ * updated as soon as the layer below has its signal. */
+static void backward(Net *net, int n, int first, int final, const Lane *lane, const Rule *rule) {
+    const int whole = by_length(rule->kind), kind = final && !whole ? UPDATE : first ? PLAIN : ADD;
+    for (int l = net->layers - 1; l >= 0; l--) {
+        const int length = row_length(net, l), last = l == net->layers - 1, in = net->sizes[l];
+        const Target t = {
+            .out = first && kind == UPDATE ? NULL : net->sum[l], .ld = length, .rule = rule,
+            .weights = {lane->w[l], lane->m[l], lane->v[l], lane->average[l]}};
+        if (l) send_back(net, l, n, first);
+        if (last) gradient_of_last(net, n, kind, t);
+        else
+            (kind == UPDATE ? turned_update : kind == ADD ? turned_add : turned)(
+                in + 1, length, n, net->input[l], net->d[l + 1], net->ld[l + 1], t);
+        if (final && whole)
+            update_by_length(*rule, net->sum[l], rows_of(net, l), length, last ? -1 : in, last ? in : -1, &t.weights);
+    }
+}
