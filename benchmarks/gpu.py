@@ -48,7 +48,7 @@ def wait():
 def workloads():
     flat = data.mnist1d(4000, val=1000, test=1000)
     signals = data.mnist1d(4000, val=1000, test=1000, signals=True)
-    text = data.documentation_text(32, windows=4000, val=200, test=200)
+    text = data.documentation_text(32)
     return {
         "MLP 40-100-100-10, momentum": (flat, models.mlp(SIZES), optim.momentum(), (8, 128, 1024)),
         "MLP 40-100-100-10, Adam": (flat, models.mlp(SIZES), optim.adam(), (8, 128, 1024)),
@@ -164,7 +164,6 @@ def jax_scan(run, lanes, seconds):
 
 
 def sweeps(seconds, many):
-    rows = []
     for name, (dataset, model, optimizer, batches) in workloads().items():
         for batch_size in batches:
             run = Run(
@@ -175,15 +174,15 @@ def sweeps(seconds, many):
             for lanes in many:
                 if lanes * batch_size > 2**18:
                     continue
-                row[f"stack of {lanes}, kernel by kernel"] = stack_of(run, lanes, seconds, "kernel by kernel")
+                if lanes == many[0]:  # what launching costs does not depend on how many there are
+                    row[f"stack of {lanes}, kernel by kernel"] = stack_of(run, lanes, seconds, "kernel by kernel")
                 row[f"stack of {lanes}, replayed"] = stack_of(run, lanes, seconds, "replayed")
-                if batch_size == batches[0]:
+                if lanes == many[-1] and batch_size == batches[0]:
                     row[f"stack of {lanes}, compiled and replayed"] = stack_of(run, lanes, seconds, "compiled")
                 if name.startswith("MLP") and importlib.util.find_spec("jax"):
                     row[f"JAX, {lanes}"] = jax_scan(run, lanes, seconds)
-            rows.append(row)
             print("  ".join(f"{k} {v:,.0f}" if isinstance(v, float) else f"{v}" for k, v in row.items()), flush=True)
-    return rows
+            yield row
 
 
 # ---------------------------------------------------------------- steps and memory
@@ -191,7 +190,7 @@ def sweeps(seconds, many):
 
 def networks(quick):
     """name -> (model, batch size -> (x, y), loss, optimizer, autocast, batch sizes)"""
-    digits, text = data.digits(), data.documentation_text(32, windows=4000, val=200, test=200)
+    digits, text = data.digits(), data.documentation_text(32)
     large = dict(width=64, depth=2, heads=2) if quick else dict(width=512, depth=8, heads=8)
     context = 32 if quick else 256
 
@@ -311,7 +310,9 @@ if __name__ == "__main__":
             asked.save.mkdir(parents=True, exist_ok=True)
             (asked.save / "gpu.json").write_text(json.dumps(result, indent=1) + "\n")
 
-    result["sweeps"] = sweeps(0.1 if quick else 0.6, (8,) if quick else (64, 1024))
-    keep()
     result["steps"] = steps_and_memory(quick, 0.5 if quick else 4.0)
     keep()
+    result["sweeps"] = []
+    for row in sweeps(0.1 if quick else 0.6, (8,) if quick else (64, 1024)):
+        result["sweeps"].append(row)
+        keep()
