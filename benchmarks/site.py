@@ -4,9 +4,10 @@
     npm install --prefix /tmp/lighthouse lighthouse@12.8.2
     python benchmarks/site.py --lighthouse /tmp/lighthouse/node_modules/.bin/lighthouse
 
-The site is served as GitHub Pages serves it, compressed and with its headers, from this machine; Lighthouse computes what a
-slow line (1.6 Mbit/s, 150 ms) and a processor four times slower would make of that. Each number is the median of the runs.
-Lighthouse measures its own processor too, so nothing else should run beside it. The exit status is 1 where a bar is missed.
+The site is served from this machine as GitHub Pages serves it, compressed and with its headers; Lighthouse computes
+what a slow line (1.6 Mbit/s, 150 ms) and a processor four times slower would make of that. Each number is the median of
+the runs. Lighthouse measures its own processor too, so nothing else should run beside it. The exit status is 1 where a
+bar is missed.
 """
 
 import argparse

@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 
 HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
-LEFT_OUT = ["pre", "style", "script", ".headerlink", ".cell img"]
+BLOCKS = ["p", "li", "td", "th", "dt", "dd", "br"]
+LEFT_OUT = ["pre", "script", "style", ".claim-card", ".headerlink"]  # a card repeats what the ledger says
 
 
 def words(element):
@@ -17,7 +18,9 @@ def words(element):
     element = element.__copy__()
     for part in element.select(", ".join(LEFT_OUT)):
         part.decompose()
-    return re.sub(r"\s+", " ", element.get_text(" ")).strip()
+    for block in element.find_all(BLOCKS):
+        block.append(" ")
+    return re.sub(r"\s+", " ", element.get_text()).strip()
 
 
 def entries(text):

@@ -1,7 +1,7 @@
 r"""Typeset mathematics when the book is built: LaTeX becomes MathML, which browsers draw and screen readers read.
 
-No script runs in the page. What the converter does not know is a warning, and so no build. Write `\left( ... \right)^2`, not
-`\Bigl( ... \Bigr)^2`, and no `\underbrace`: Chromium sets the one too small and may cut the other in pieces.
+No script runs in the page. What the converter does not know is a warning, and so no build. Write `\left( ... \right)^2`
+and not `\Bigl( ... \Bigr)^2`, whose last bracket Chromium sets too small, and no `\underbrace`, which it may cut apart.
 """
 
 from docutils import nodes

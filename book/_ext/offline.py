@@ -1,7 +1,7 @@
 """Keep the pages to themselves and to what they use: no script, style sheet or address that Jupyter Book would add.
 
 Jupyter Book always loads the extensions below. Of each we want the directives or nothing; the frame of a page, with its
-few scripts and its style sheet, is book/_templates/layout.html. So what they hook into the writing of pages is taken out.
+one script and its one style sheet, is book/_templates/layout.html. So what they add to a page is taken out.
 """
 
 UNWANTED = (

@@ -9,10 +9,11 @@ import re
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-import lookup
-import mends
 from markupsafe import Markup
 from PIL import Image
+
+import lookup
+import mends
 
 BOOK = Path(__file__).resolve().parents[1]
 FRONT_PICTURE = "_static/question.png"
@@ -79,6 +80,11 @@ def number(name):
     return int(match[1]) if match else None
 
 
+def address(app, name):
+    """Return where a page of a published book is; the front page is the book's own address."""
+    return app.config.html_baseurl + ("" if name == app.config.root_doc else app.builder.get_target_uri(name))
+
+
 def _frame(app, pagename, templatename, context, doctree):
     sources = {name: Path(app.srcdir, uri) for uri, name in app.builder.images.items()}
 
@@ -91,6 +97,7 @@ def _frame(app, pagename, templatename, context, doctree):
     context["body"] = str(text)
     first = text.find("img")
     context |= {
+        "address": address(app, pagename),
         "author": app.config.author,
         "description": description(text) or app.config.html_title,
         "fingerprint": app.book_fingerprint,
@@ -103,7 +110,7 @@ def _frame(app, pagename, templatename, context, doctree):
     }
     if doctree is not None:
         title = lookup.words(text.h1) if text.h1 else pagename
-        app.book_pages[app.builder.get_target_uri(pagename)] = (title, lookup.entries(text))
+        app.book_pages[pagename] = (title, lookup.entries(text))
 
 
 def _begin(app):
@@ -115,14 +122,15 @@ def _finish(app, exception):
         return
     out = Path(app.outdir)
     (out / "_static" / "book.css").write_text(style(), encoding="utf-8")
-    lookup.write(out / "_static" / "search.js", app.book_pages)
+    found = {app.builder.get_target_uri(name): entry for name, entry in app.book_pages.items()}
+    lookup.write(out / "_static" / "search.js", found)
     for path in (out / "_images").glob("*.png"):
         with Image.open(path) as picture:
             flat = Image.new("RGB", picture.size, "white")
             flat.paste(picture, mask=picture.convert("RGBA").getchannel("A"))
         flat.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
     if app.config.html_baseurl:
-        places = "".join(f"<url><loc>{escape(app.config.html_baseurl + page)}</loc></url>\n" for page in app.book_pages)
+        places = "".join(f"<url><loc>{escape(address(app, name))}</loc></url>\n" for name in app.book_pages)
         sitemap = f'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{places}</urlset>\n'
         (out / "sitemap.xml").write_text(f'<?xml version="1.0" encoding="UTF-8"?>\n{sitemap}', encoding="utf-8")
 

@@ -30,12 +30,19 @@
   for (const image of document.querySelectorAll("figure img, .cell_output img")) {
     const button = make("button", { type: "button", className: "enlarge", textContent: "Enlarge" });
     button.onclick = image.onclick = () => {
-      Object.assign(frame.querySelector("img"), { src: image.src, alt: image.alt });
+      frame.querySelector("img")?.remove();
+      frame.append(make("img", { src: image.src, alt: image.alt, className: image.className }));
       frame.showModal();
     };
     image.after(button);
   }
   frame.onclick = () => frame.close();
+
+  // A drawer closes when it has led somewhere.
+  const sections = document.getElementById("sections");
+  sections?.addEventListener("click", (event) => {
+    if (event.target.closest("a") && sections.matches(":popover-open")) sections.hidePopover();
+  });
 
   // What scrolls sideways can be scrolled with the keyboard.
   const reachable = () => {
@@ -75,7 +82,8 @@
           const inHeading = (heading.match(word) || []).length;
           const inText = (text.match(word) || []).length;
           found += inHeading + inText > 0;
-          score += 3 * Math.min(inHeading, 1) + Math.min(inText, 4) / Math.log2(8 + text.length / 40);
+          const early = inText && text.search(word) < 160;
+          score += 3 * Math.min(inHeading, 1) + early + Math.min(inText, 4) / Math.log2(8 + text.length / 40);
         }
         if (heading.toLowerCase().includes(phrase)) score += 6;
         if (text.toLowerCase().includes(phrase)) score += 4;
@@ -90,7 +98,8 @@
   const excerpt = ({ text }, words) => {
     const first = Math.min(...words.map((word) => text.search(word)).filter((place) => place >= 0), text.length);
     const start = first < 70 || first === text.length ? 0 : text.lastIndexOf(" ", first - 50) + 1;
-    const piece = (start ? "… " : "") + text.slice(start, start + 180) + (text.length > start + 180 ? " …" : "");
+    const room = text.length > start + 180 ? text.lastIndexOf(" ", start + 180) : text.length;
+    const piece = (start ? "… " : "") + text.slice(start, room) + (room < text.length ? " …" : "");
     const any = new RegExp(words.map((word) => word.source).join("|"), "giu");
     const parts = [];
     let last = 0;
@@ -125,7 +134,7 @@
   };
   document.getElementById("find").onclick = open;
   input.oninput = show;
-  search.onclick = (event) => event.target === search && search.close();
+  search.addEventListener("click", (event) => event.target === search && search.close());  // beside the dialog
   search.onkeydown = (event) => {
     const links = [...list.querySelectorAll("a")];
     const at = links.indexOf(document.activeElement);

@@ -1,14 +1,16 @@
-"""Make book/_static/fonts/stix-two-math.woff2, the font of mathematics, from STIX Two Math (SIL Open Font License 1.1).
+"""Make the font of mathematics from STIX Two Math 2.11 (SIL Open Font License 1.1).
 
-    pip install brotli ziamath                 # ziamath brings STIXTwoMath-Regular.ttf, version 2.11
-    python book/_style/mathfont.py PATH_OF_STIXTwoMath-Regular.ttf
+    pip install brotli ziamath      # ziamath brings STIXTwoMath-Regular.ttf
+    python book/_ext/mathfont.py PATH_OF_STIXTwoMath-Regular.ttf
 
 The font is cut down to the characters below, 1.5 MB to 70 kB, and changed in a few places:
 
 - a fraction inside a line is set tighter, with a finer rule, as TeX does;
-- a subscript of g stands no lower than one of w, a square after a bracket no higher than one after a letter;
+- a subscript of g stands no lower than one of w, and a square after a bracket no higher than
+  one after a letter;
 - a prime is the one that is drawn for exponents, since Chromium does not look for it;
-- the radical's larger sizes are as wide as its smallest, since Chromium leaves room for the widest after every root.
+- the radical's larger sizes are as wide as its smallest, since Chromium leaves room for the
+  widest after every root.
 
 tests/test_book.py holds that the font has every character of every formula in the book.
 """
@@ -23,11 +25,11 @@ from fontTools.ttLib import TTFont
 
 OUT = Path(__file__).resolve().parents[1] / "_static" / "fonts" / "stix-two-math.woff2"
 CHARACTERS = """
-    20-7E A0 AC AF-B1 B7 D7 F7 131 237 302-304 307-308 30C 391-3A9 3B1-3C9 3D1 3D5 3F5
-    2016 2026 2032-2033 2061-2064 20D7 2112-2113 2115 2119 211D 2124 212C 2190-2194 21A6 21D2 21D4
+    20-7E A0 A8 AC AF-B1 B4 B7 BD D7 F7 131 237 2C6-2C7 2D9 2DC 302-304 307-308 30C 391-3A9 3B1-3C9 3D1 3D5 3F5
+    2016 2026 2032-2033 2061-2064 20D7 210E 2112-2113 2115 2119 211D 2124 212C 2190-2194 21A6 21D2 21D4
     2200 2202-2209 220F 2211-2213 2217-2218 221A 221D-221E 2223-222B 223C 2243 2248 2254 2260-2261 2264-2265
     226A-226B 2272-2273 2282-2287 2295-2299 22A4-22A5 22C5-22C6 22EE-22F1 2308-230B 23DE-23DF 27E8-27E9
-    27F5-27F7 2A7D-2A7E 1D434-1D467 1D49F 1D4A9-1D4AA 1D53C 1D6E2-1D71B
+    27F5-27F7 2A7D-2A7E FE00 1D434-1D467 1D49F 1D4A9-1D4AA 1D53C 1D6E2-1D71B
 """
 MEASURES = {  # in thousandths of the type size
     "FractionRuleThickness": 54,
