@@ -72,8 +72,10 @@
 
   // The entries that have the most of the words; among those, words in the heading, the words as one phrase, density.
   window.findInBook = (query) => {
-    const words = [...new Set(query.toLowerCase().match(/[\p{L}\p{N}]+/gu) || [])].map(pattern);
     const phrase = query.toLowerCase().trim();
+    const given = phrase.match(/[\p{L}\p{N}]+/gu) || [];
+    const words = [...new Set(given)].map(pattern);
+    const whole = new RegExp(`(?<![\\p{L}\\p{N}])${given.join("[^\\p{L}\\p{N}]+")}(?![\\p{L}\\p{N}])`, "iu");
     const hits = [];
     for (const [address, title, entries] of window.bookIndex) {
       for (const [anchor, heading, text] of entries) {
@@ -85,7 +87,7 @@
           const early = inText && text.search(word) < 160;
           score += 3 * Math.min(inHeading, 1) + early + Math.min(inText, 4) / Math.log2(8 + text.length / 40);
         }
-        if (heading.toLowerCase().includes(phrase)) score += 6;
+        if (heading.toLowerCase().includes(phrase)) score += whole.test(heading) ? 20 : 6;
         if (text.toLowerCase().includes(phrase)) score += 4;
         if (found) hits.push({ address: `${address}#${anchor}`, title, heading, text, found, score });
       }
