@@ -262,7 +262,7 @@ def test_code_is_copied_and_a_figure_enlarges_by_keyboard(address, visit, path):
 def test_on_paper_no_code_is_cut_and_nothing_is_folded(address, visit, path):
     page, _ = visit(f"{address}chapters/{path.stem}.html")
     page.emulate_media(media="print")
-    page.set_viewport_size({"width": 640, "height": 900})  # the text of an A4 page
+    page.set_viewport_size({"width": 400, "height": 600})  # a small sheet: narrower than many lines of code
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator("details:not([open])").count() == 0
     cut = "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth).map(box => box.textContent)"
