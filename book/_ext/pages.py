@@ -105,7 +105,7 @@ def _frame(app, pagename, templatename, context, doctree):
         "number": number(pagename),
         "parts": parts(app.env),
         "picture": "_images/" + first["src"].rsplit("/", 1)[-1] if first else FRONT_PICTURE,
-        "picture_alt": first["alt"] if first else "",
+        "picture_alt": first.get("alt", "") if first else "",
         "sections": sections(text),
     }
     if doctree is not None:

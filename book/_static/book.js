@@ -3,11 +3,6 @@
   const root = document.documentElement;
   const make = (name, properties) => Object.assign(document.createElement(name), properties);
 
-  // Mathematics takes its measures from a font that is there: see book/_style/2-text.css.
-  if (document.querySelector("math")) {
-    document.fonts.load("1em 'STIX Two Math'").then(() => root.classList.add("typeset"));
-  }
-
   // Light or dark: the system's choice until the reader makes one.
   document.getElementById("theme").onclick = () => {
     const dark = (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
@@ -52,6 +47,7 @@
   };
   addEventListener("load", reachable);
   addEventListener("resize", reachable);
+  addEventListener("toggle", reachable, true);  // a fold that opens brings code of its own
 
   // On paper nothing stays folded.
   let opened = [];
