@@ -129,7 +129,8 @@ def unset_mathematics(page):
             for (const formula of document.querySelectorAll('.formula'))
                 if (formula.scrollWidth > formula.clientWidth) found.push(`too wide: ${formula.textContent}`);
             const face = [...document.fonts].find(face => face.family.includes('STIX Two Math'));
-            if (document.querySelector('math') && face?.status !== 'loaded') found.push('the font of mathematics is missing');
+            if (document.querySelector('math') && face?.status !== 'loaded')
+                found.push('the font of mathematics is missing');
             return found;
         }"""
     )
