@@ -116,14 +116,15 @@ def overflow(page):
     )
 
 
-def unset_mathematics(page):
-    """Return what still reads as LaTeX outside code, formulas wider than their line, and a font that is missing."""
+def unset(page):
+    """Return what still reads as LaTeX or Markdown, formulas wider than their line, and a font that is missing."""
     return page.evaluate(
         r"""() => {
             const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
             while (walker.nextNode()) {
                 const node = walker.currentNode;
-                if (/\\[a-zA-Z(\[]|\$[^$\d][^$]*\$/.test(node.data) && !node.parentElement.closest('code, pre, script'))
+                if (node.parentElement.closest('code, pre, script')) continue;
+                if (/\\[a-zA-Z(\[]|\$[^$\d][^$]*\$|\][({][#.]/.test(node.data))
                     found.push(`unset: ${node.data.slice(0, 120)}`);
             }
             for (const formula of document.querySelectorAll('.formula'))
@@ -142,11 +143,11 @@ def test_every_page_is_whole_and_accessible(site, address, visit):
     for name in names(site):
         page, troubles = visit(address + name)
         page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
-        faults = [*overflow(page), *unset_mathematics(page), *violations(page)]
+        faults = [*overflow(page), *unset(page), *violations(page)]
         page.emulate_media(color_scheme="dark")
         faults += violations(page, runOnly=["color-contrast"])
         page.set_viewport_size(NARROW)
-        faults += [*overflow(page), *unset_mathematics(page)]
+        faults += [*overflow(page), *unset(page)]
         faults += violations(page, rules={"color-contrast": {"enabled": False}})
         found += [f"{name}: {fault}" for fault in [*faults, *troubles]]
         page.context.close()
@@ -252,7 +253,7 @@ def test_code_is_copied_and_a_figure_enlarges_by_keyboard(address, visit, path):
     cell.get_by_role("button", name="Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == cell.locator("pre").text_content()
     page.locator("figure .enlarge").first.press("Enter")
-    assert page.locator("#picture img").is_visible()
+    page.locator("#picture img").wait_for()
     page.keyboard.press("Escape")
     assert not page.locator("#picture").is_visible()
     assert troubles == []
@@ -283,6 +284,7 @@ def test_on_paper_no_code_is_cut_and_nothing_is_folded(address, visit, path):
         ("<script>console.log('chatter')</script>", "chatter"),
         (r"<p>\(x^2\)</p>", "unset"),
         ("<p>where $x$ is</p>", "unset"),
+        ("<p>[refuted](#claim)</p>", "unset"),
         ("<math><mi>x</mi></math>", "font of mathematics"),
         ('<div class="formula" style="width: 9px; overflow: auto"><math><mi>xxxxxxx</mi></math></div>', "too wide"),
         ("<p>plain, for $5 or <code>$HOME$</code></p>", None),
@@ -296,6 +298,6 @@ def test_a_fault_in_a_page_is_found(tmp_path, visit, body, fault):
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page, troubles = visit(f"http://127.0.0.1:{server.server_port}/index.html")
-        found = str([*troubles, *violations(page), *unset_mathematics(page), *overflow(page)])
+        found = str([*troubles, *violations(page), *unset(page), *overflow(page)])
         server.shutdown()
     assert found == "[]" if fault is None else fault in found

@@ -219,7 +219,8 @@ def contradiction_table(entries, claims, chapters):
         for side in entry["sides"]:
             says = f"{side['article']}: {_plain(side['says'])}"
             if "claim" in side:
-                says += f" [{_verdict(claims[side['claim']].verdict)}](#{side['claim']})"
+                verdict = claims[side["claim"]].verdict
+                says += " " + _verdict(verdict, f"[{ledger.VERDICTS[verdict]}](#{side['claim']})")
             lines.append(f"    - {says}")
     return "\n".join([*lines, "::::"])
 
