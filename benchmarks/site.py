@@ -1,8 +1,8 @@
 """How soon a page is there: Lighthouse on every page of the built site, as on a telephone with a slow line.
 
     make book
-    npm install --prefix /tmp/lighthouse lighthouse@12.8.2
-    python benchmarks/site.py --lighthouse /tmp/lighthouse/node_modules/.bin/lighthouse
+    npm install --prefix _build/npm lighthouse@12.8.2
+    python benchmarks/site.py --lighthouse _build/npm/node_modules/.bin/lighthouse
 
 The site is served from this machine as GitHub Pages serves it, compressed and with its headers; Lighthouse computes
 what a slow line (1.6 Mbit/s, 150 ms) and a processor four times slower would make of that. Each number is the median of
