@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -119,17 +120,51 @@ def test_a_package_missing_inside_batchlab_is_not_taken_for_batchlab(tmp_path):
     assert done.stderr.strip().endswith("No module named 'no_such_package'")
 
 
-def test_the_published_site_opens_its_notebooks_in_colab(stamped):
-    site = built(stamped)
+@pytest.fixture(scope="module")
+def published(stamped):
+    return built(stamped)
+
+
+def test_the_published_site_opens_its_notebooks_in_colab(stamped, published):
     for path in chapters.notebooks(stamped):
         place = path.relative_to(stamped)
-        page = BeautifulSoup((site / place).with_suffix(".html").read_text(encoding="utf-8"), "html.parser")
+        page = BeautifulSoup((published / place).with_suffix(".html").read_text(encoding="utf-8"), "html.parser")
         links = [a["href"] for a in page.find_all("a", href=True)]
         assert f"https://colab.research.google.com/github/{REPOSITORY}/blob/notebooks/{place.as_posix()}" in links
         assert f"{REPOSITORY}@" in page.get_text()
 
 
+def test_the_published_site_knows_its_address(published):
+    owner, name = REPOSITORY.split("/")
+    address = f"https://{owner}.github.io/{name}/"
+    listed = re.findall("<loc>(.*)</loc>", (published / "sitemap.xml").read_text(encoding="utf-8"))
+    pages = {p.relative_to(published).as_posix() for p in published.rglob("*.html") if "_static" not in p.parts}
+    assert {place.removeprefix(address) or "index.html" for place in listed} == pages - {"404.html"}
+    for place in listed:
+        path = published / (place.removeprefix(address) or "index.html")
+        page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        card = {tag["property"]: tag["content"] for tag in page.select("meta[property]")}
+        assert page.select_one("link[rel=canonical]")["href"] == card["og:url"] == place
+        assert card["og:description"] == page.select_one("meta[name=description]")["content"]
+        assert (published / card["og:image"].removeprefix(address)).is_file()
+    lost = BeautifulSoup((published / "404.html").read_text(encoding="utf-8"), "html.parser")
+    assert lost.base["href"] == address  # it is shown at any depth
+
+
+@pytest.mark.parametrize(
+    ("repository", "address"),
+    [("Owner/name", "https://owner.github.io/name/"), ("Owner/owner.github.io", "https://owner.github.io/")],
+)
+def test_stamp_knows_where_pages_puts_a_site(tmp_path, repository, address):
+    (tmp_path / "_config.yml").write_text('baseurl: ""\nrepository: ""\n', encoding="utf-8")
+    chapters.stamp(f"{repository}@1", tmp_path)
+    assert (tmp_path / "_config.yml").read_text(
+        encoding="utf-8"
+    ) == f'baseurl: "{address}"\nrepository: "{repository}"\n'
+
+
 def test_no_address_of_a_repository_is_written_in_the_book():
     """A stamped tree must not be committed: until somebody publishes, the book has no address."""
-    assert 'colab_url: ""' in (ROOT / "_config.yml").read_text(encoding="utf-8")
+    config = (ROOT / "_config.yml").read_text(encoding="utf-8")
+    assert 'baseurl: ""' in config and 'repository: ""' in config
     assert 'REPOSITORY = ""' in chapters.SETUP

@@ -1,10 +1,16 @@
 """The built site builds without a warning (the fixture `site`), its links lead somewhere, and it keeps to itself."""
 
+import doctest
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import lookup
+import mathematics
+import mathfont
+import mends
 import nbformat
+import pages as frame
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -39,7 +45,7 @@ def toc():
 
 def test_every_page_is_in_the_contents():
     """A chapter or page that stands in the tree is in the table of contents, and the other way round."""
-    found = [*chapters.notebooks(ROOT), *(ROOT / "book").glob("*.md")]
+    found = [*chapters.notebooks(ROOT), *(ROOT / "book").glob("*.md"), ROOT / "index.md"]
     assert toc() == sorted(path.relative_to(ROOT).with_suffix("").as_posix() for path in found)
 
 
@@ -123,6 +129,51 @@ def test_every_image_has_alt_text(pages):
     assert {name: found for name, soup in pages.items() if (found := without_alt(soup))} == {}
 
 
+def unsized(soup):
+    """Return the pictures of a page that leave no place free until they come, or are fetched though far below."""
+    images = soup.find_all("img", src=True)
+    bare = [img for img in images if not img.get("width", "").isdigit() or not img.get("height", "").isdigit()]
+    eager = [img for img in images if img.get("loading") != "lazy"]
+    return [img["src"] for img in [*bare, *eager[1:]]]
+
+
+def test_every_picture_keeps_its_place_and_waits_until_it_is_near(pages):
+    assert {name: found for name, soup in pages.items() if (found := unsized(soup))} == {}
+
+
+def test_the_whole_site_is_small(site):
+    assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 15_000_000
+
+
+def test_every_page_says_what_it_is(pages):
+    """A title and a description of its own, which search engines and cards show."""
+    titles = [soup.title.get_text() for soup in pages.values()]
+    descriptions = [soup.find("meta", attrs={"name": "description"})["content"] for soup in pages.values()]
+    assert len(set(titles)) == len(set(descriptions)) == len(pages)
+    assert max(map(len, descriptions)) <= 160 and min(map(len, descriptions)) > 0
+
+
+def test_the_font_of_mathematics_has_every_character_of_every_formula(pages):
+    """A single letter is drawn in its mathematical italic, and h in that of Planck's constant."""
+    formulas = [element for soup in pages.values() for element in soup.find_all("math")]
+    assert len(formulas) > 100
+    used = {ord(character) for element in formulas for character in element.get_text()}
+    italic = {0x210E if c == "h" else 0x1D44E + ord(c) - ord("a") for c in map(chr, used) if "a" <= c <= "z"}
+    italic |= {0x1D434 + c - ord("A") for c in used if ord("A") <= c <= ord("Z")}
+    assert (used | italic) - mathfont.characters() == set()
+
+
+@pytest.mark.parametrize("module", [lookup, mathematics, frame], ids=lambda m: m.__name__)
+def test_the_examples_of_the_build_run(module):
+    failed, run = doctest.testmod(module)
+    assert run and not failed
+
+
+def test_a_formula_that_is_unknown_is_no_formula():
+    with pytest.raises(mathematics.LatexError):
+        mathematics.mathml(r"\nosuchcommand{x}")
+
+
 @pytest.mark.parametrize("path", chapters.notebooks(ROOT), ids=lambda p: p.stem)
 def test_the_alt_text_of_every_figure_reaches_its_page(pages, path):
     shown = {img.get("alt") for img in pages[f"{path.parent.name}/{path.stem}.html"].find_all("img")}
@@ -172,3 +223,49 @@ def test_an_outside_resource_is_found(html, count):
 def test_an_image_without_alt_text_is_found():
     soup = BeautifulSoup('<img src="a.png"><img src="b.png" alt=" "><img src="c.png" alt="c">', "html.parser")
     assert len(without_alt(soup)) == 2
+
+
+@pytest.mark.parametrize(
+    ("html", "found"),
+    [
+        ('<img src="a" width="3" height="2"><img src="b" width="3" height="2" loading="lazy">', []),
+        ('<img src="a" width="3"><img src="b" width="3" height="2" loading="lazy">', ["a"]),
+        ('<img src="a" width="3" height="2"><img src="b" width="3" height="2">', ["b"]),
+    ],
+)
+def test_a_picture_without_a_place_is_found(html, found):
+    assert unsized(BeautifulSoup(html, "html.parser")) == found
+
+
+PLAIN = "<p>" + "word " * 301 + "</p>"
+
+
+@pytest.mark.parametrize(
+    ("html", "mended"),
+    [
+        (
+            "<table><tr><th></th><td>1</td></tr></table>",
+            '<div class="table"><table><tr><td></td><td>1</td></tr></table></div>',
+        ),
+        (
+            '<div class="solution dropdown admonition"><p class="admonition-title">To <a href="#e">5</a></p>x</div>',
+            '<details class="solution dropdown admonition"><summary class="admonition-title">To 5</summary>x</details>',
+        ),
+        (
+            '<details class="hide above-input"><summary aria-label="Toggle"><p>Show</p></summary>x</details>',
+            '<details class="fold"><summary>The code</summary>x</details>',
+        ),
+        ('<img src="a.png"/>', '<img decoding="async" height="2" src="a.png" width="3"/>'),
+        (
+            f'{PLAIN}<img src="a.png"/>',
+            f'{PLAIN}<img decoding="async" height="2" loading="lazy" src="a.png" width="3"/>',
+        ),
+        ('<span class="n">f</span><span class="p">(</span><span class="mi">1</span>', 'f(<span class="mi">1</span>'),
+        ('<a class="headerlink" title="To it">#</a>', '<a aria-label="To it" class="headerlink" title="To it">#</a>'),
+    ],
+)
+def test_a_page_is_mended(html, mended):
+    found = mends.mended(html, {"a.png": (3, 2)}.get)
+    for tag in found.find_all(True):
+        tag.attrs = {key: tag.attrs[key] for key in sorted(tag.attrs)}
+    assert str(found) == mended

@@ -1,6 +1,7 @@
 """Every page of the site in a real browser, in both themes and at two widths, with the network closed."""
 
 import functools
+import gzip
 import os
 import re
 import shutil
@@ -11,13 +12,14 @@ from urllib.parse import urlsplit
 
 import axe_playwright_python
 import pytest
-import yaml
 from playwright.sync_api import sync_playwright
+
+from batchlab import claims
 
 from conftest import ROOT
 
 pytestmark = pytest.mark.site
-AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
 FLAGS = [
     "--no-sandbox",
@@ -26,9 +28,11 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-WIDTHS = {"narrow": 390, "wide": 1280}
-ROOT_PAGE = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))["root"] + ".html"
+NARROW, WIDE = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+FRONT = "index.html"
 FIRST = sorted((ROOT / "chapters").glob("*.ipynb"))[:1]
+MOST_BYTES = 250_000  # a page, compressed, with all it loads before somebody scrolls
+COMPRESSED = {".html", ".css", ".js", ".svg"}
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +46,13 @@ def browser():
         browser.close()
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
 @pytest.fixture(scope="module")
 def address(site):
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -59,10 +64,9 @@ def visit(browser):
     """Return a function that opens an address and returns (page, troubles); the list goes on filling."""
     contexts = []
 
-    def visit(url, *, theme="light", width=1280, height=900):
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
+    def visit(url, *, theme="light", size=WIDE):
+        context = browser.new_context(viewport=size, color_scheme=theme)
         contexts.append(context)
-        context.add_init_script(f"localStorage.mode = '{theme}'; localStorage.theme = '{theme}'")
         page, troubles = context.new_page(), []
 
         def route(route):
@@ -73,13 +77,12 @@ def visit(browser):
                 route.abort()
 
         context.route("**/*", route)
-        page.on("console", lambda m: troubles.append(f"console: {m.text}") if m.type in ("error", "warning") else None)
+        page.on("console", lambda m: troubles.append(f"console: {m.text}"))
         page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
         page.on("requestfailed", lambda r: troubles.append(f"failed: {r.url}"))
         page.on("response", lambda r: troubles.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
         page.goto(url, wait_until="load")
-        page.evaluate("async () => { if (window.MathJax?.startup) await MathJax.startup.promise }")
-        page.wait_for_timeout(400)  # the theme lets the keyboard reach what scrolls 300 ms after loading
+        page.evaluate("document.fonts.ready.then(() => null)")
         return page, troubles
 
     yield visit
@@ -88,15 +91,15 @@ def visit(browser):
 
 
 def names(site):
-    """Every page of the site but the first address, which only leads on to the introduction."""
-    found = {p.relative_to(site).as_posix() for p in site.rglob("*.html") if "_static" not in p.parts}
-    return sorted(found - {"index.html"})
+    return sorted(p.relative_to(site).as_posix() for p in site.rglob("*.html") if "_static" not in p.parts)
 
 
-def violations(page):
-    """Return what axe-core finds against a page, every rule on: up to three elements for each rule."""
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("async () => (await axe.run(document, {resultTypes: ['violations']})).violations")
+def violations(page, **options):
+    """Return what axe-core finds against a page, by default with every rule: up to three elements for each rule."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE)
+    options = {"resultTypes": ["violations"], **options}
+    found = page.evaluate("async (options) => (await axe.run(document, options)).violations", options)
     return [f"{v['id']}: {n['html'][:160]}: {n['failureSummary']}" for v in found for n in v["nodes"][:3]]
 
 
@@ -108,66 +111,165 @@ def overflow(page):
             const extra = Math.max(document.documentElement.scrollWidth, document.body.scrollWidth) - room;
             if (extra <= 0) return [];
             const out = [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > room);
-            return [extra, ...out.slice(0, 5).map(e => e.outerHTML.slice(0, 120))];
+            return [`sideways: ${extra}`, ...out.slice(0, 5).map(e => e.outerHTML.slice(0, 120))];
         }"""
     )
 
 
-def unset_mathematics(page):
-    """Return the mathematics of a page that MathJax has not typeset, and any it could not read."""
+def unset(page):
+    """Return what still reads as LaTeX or Markdown, formulas wider than their line, and a font that is missing."""
     return page.evaluate(
-        """() => [...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container'))
-            .concat([...document.querySelectorAll('mjx-merror')]).map(e => e.textContent.slice(0, 120))"""
+        r"""() => {
+            const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+            while (walker.nextNode()) {
+                const node = walker.currentNode;
+                if (node.parentElement.closest('code, pre, script')) continue;
+                if (/\\[a-zA-Z(\[]|\$[^$\d][^$]*\$|\][({][#.]/.test(node.data))
+                    found.push(`unset: ${node.data.slice(0, 120)}`);
+            }
+            for (const formula of document.querySelectorAll('.formula'))
+                if (formula.scrollWidth > formula.clientWidth) found.push(`too wide: ${formula.textContent}`);
+            const face = [...document.fonts].find(face => face.family.includes('STIX Two Math'));
+            if (document.querySelector('math') && face?.status !== 'loaded')
+                found.push('the font of mathematics is missing');
+            return found;
+        }"""
     )
 
 
-@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS.keys())
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_page_is_whole_and_accessible(site, address, visit, theme, width):
+def test_every_page_is_whole_and_accessible(site, address, visit):
+    """One visit a page: wide and light with every rule, then dark for its colours, then narrow for its shape."""
     found = []
     for name in names(site):
-        page, troubles = visit(address + name, theme=theme, width=width)
-        assert page.evaluate("document.documentElement.dataset.theme") == theme
-        faults = [*troubles, *unset_mathematics(page), *overflow(page)]  # before axe, which fetches on its own
-        found += [f"{name}: {fault}" for fault in [*faults, *violations(page)]]
+        page, troubles = visit(address + name)
+        page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+        faults = [*overflow(page), *unset(page), *violations(page)]
+        page.emulate_media(color_scheme="dark")
+        faults += violations(page, runOnly=["color-contrast"])
+        page.set_viewport_size(NARROW)
+        faults += [*overflow(page), *unset(page)]
+        faults += violations(page, rules={"color-contrast": {"enabled": False}})
+        found += [f"{name}: {fault}" for fault in [*faults, *troubles]]
         page.context.close()
     assert not found, "\n".join(found)
 
 
+def test_no_page_is_heavy(site, address, visit):
+    """Bytes before scrolling, on a telephone, text counted as GitHub Pages sends it: compressed."""
+    heavy, sizes = {}, {}
+    for path in site.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            sizes[path.relative_to(site).as_posix()] = len(gzip.compress(data) if path.suffix in COMPRESSED else data)
+    for name in names(site):
+        page, seen = visit("about:blank", size=NARROW)[0], set()
+        page.on("request", lambda request, seen=seen: seen.add(urlsplit(request.url).path.lstrip("/")))
+        page.goto(address + name, wait_until="load")
+        page.evaluate("document.fonts.ready.then(() => null)")
+        weight = sum(sizes[path] for path in seen)
+        if weight > MOST_BYTES or name not in seen:
+            heavy[name] = weight, seen
+        page.context.close()
+    assert heavy == {}
+
+
 def favourite_word(page):
     """Return the word of eight letters or more that the paragraphs of a page use most."""
-    prose = " ".join(page.locator("article p").all_inner_texts())
+    prose = " ".join(page.locator("main p").all_inner_texts())
     words = re.findall(r"\b[a-z]{8,}\b", prose)
     return max(sorted(set(words)), key=words.count)
+
+
+def first_hits(page, queries):
+    """Return the address of the first hit of each query, asked of the open search."""
+    return page.evaluate("queries => queries.map(query => findInBook(query).hits[0]?.address)", queries)
 
 
 @pytest.mark.parametrize("path", FIRST, ids=lambda p: p.stem)
 def test_search_finds_a_word_of_the_first_chapter(address, visit, path):
     word = favourite_word(visit(f"{address}chapters/{path.stem}.html")[0])
-    page, troubles = visit(address + ROOT_PAGE)
-    page.keyboard.press("Control+K")
-    page.locator("input[type=search]:visible").first.fill(word)
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#search-results ul.search li a")
-    hits = page.locator("#search-results ul.search li a").evaluate_all("links => links.map(a => a.pathname)")
+    page, troubles = visit(address + "book/glossary.html")
+    page.keyboard.press("/")
+    page.locator("input[type=search]").fill(word)
+    page.wait_for_selector("#search li a")
+    hits = page.locator("#search li a").evaluate_all("links => links.map(link => link.pathname)")
     assert any(hit.endswith(f"chapters/{path.stem}.html") for hit in hits)
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**{hits[0]}#*")
     assert troubles == []
+
+
+def test_search_finds_every_claim_by_its_sentence_and_every_term_by_its_chinese(address, visit):
+    page, _ = visit(address + "book/glossary.html")
+    page.keyboard.press("Control+k")
+    page.wait_for_function("window.bookIndex")
+    ledger = claims.load(ROOT / "book" / "claims.yml")
+    found = first_hits(page, [claim.says for claim in ledger.values()])
+    assert found == [f"book/claims.html#{claim}" for claim in ledger]
+    terms = page.locator("dl.glossary dt").all_inner_texts()
+    chinese = {word: i for i, term in enumerate(terms) for word in re.findall(r"[\u3400-\u9fff]+", term)}
+    assert len(chinese) >= 40
+    anchors = page.locator("dl.glossary dt").evaluate_all("terms => terms.map(term => term.id)")
+    assert first_hits(page, list(chinese)) == [f"book/glossary.html#{anchors[i]}" for i in chinese.values()]
 
 
 def test_next_and_previous_lead_through_the_book(address, visit):
-    page, troubles = visit(address + ROOT_PAGE)
-    page.locator("a.right-next").click()
-    page.wait_for_url(re.compile(f"^(?!.*{ROOT_PAGE})"))
-    page.locator("a.left-prev").click()
-    page.wait_for_url(f"**/{ROOT_PAGE}")
+    page, troubles = visit(address + FRONT)
+    page.locator("a[rel=next]").click()
+    page.wait_for_url(re.compile(f"^(?!.*{FRONT})"))
+    page.locator("a[rel=prev]").click()
+    page.wait_for_url(f"**/{FRONT}")
     assert troubles == []
 
 
-def test_the_first_address_leads_to_the_introduction(browser, address):
-    page = browser.new_page()
-    page.goto(address)
-    page.wait_for_url(f"**/{ROOT_PAGE}")
-    page.close()
+def test_the_button_changes_the_theme_and_the_next_page_keeps_it(address, visit):
+    page, troubles = visit(address + FRONT, theme="dark")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(paper)
+    page.locator("#theme").click()
+    light = page.evaluate(paper)
+    page.reload()
+    assert page.evaluate(paper) == light != dark
+    assert troubles == []
+
+
+def test_the_contents_open_on_a_telephone_and_lead_on(address, visit):
+    page, troubles = visit(address + FRONT, size=NARROW)
+    link = page.locator("#contents a[href*='chapters/']").first
+    assert not link.is_visible()
+    page.get_by_role("button", name="Contents").click()
+    link.click()
+    page.wait_for_url("**/chapters/*.html")
+    assert troubles == []
+
+
+@pytest.mark.parametrize("path", FIRST, ids=lambda p: p.stem)
+def test_code_is_copied_and_a_figure_enlarges_by_keyboard(address, visit, path):
+    page, troubles = visit(f"{address}chapters/{path.stem}.html")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    cell = page.locator(".cell_input:visible").first
+    cell.hover()
+    cell.get_by_role("button", name="Copy").click()
+    cell.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == cell.locator("pre").text_content()
+    page.locator("figure .enlarge").first.press("Enter")
+    page.locator("#picture img").wait_for()
+    page.keyboard.press("Escape")
+    assert not page.locator("#picture").is_visible()
+    assert troubles == []
+
+
+@pytest.mark.parametrize("path", FIRST, ids=lambda p: p.stem)
+def test_on_paper_no_code_is_cut_and_nothing_is_folded(address, visit, path):
+    page, _ = visit(f"{address}chapters/{path.stem}.html")
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 400, "height": 600})  # a small sheet: narrower than many lines of code
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
+    cut = "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth).map(box => box.textContent)"
+    assert page.locator("pre").evaluate_all(cut) == []
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0
 
 
 @pytest.mark.parametrize(
@@ -179,19 +281,23 @@ def test_the_first_address_leads_to_the_introduction(browser, address):
         ('<script src="http://cdn.example.org/a.js"></script>', "outside request"),
         ('<script src="/missing.js"></script>', "404"),
         ("<script>undefined_name()</script>", "undefined_name"),
-        ('<span class="math">x^2</span>', "x^2"),
-        ("<p>plain</p>", None),
+        ("<script>console.log('chatter')</script>", "chatter"),
+        (r"<p>\(x^2\)</p>", "unset"),
+        ("<p>where $x$ is</p>", "unset"),
+        ("<p>[refuted](#claim)</p>", "unset"),
+        ("<math><mi>x</mi></math>", "font of mathematics"),
+        ('<div class="formula" style="width: 9px; overflow: auto"><math><mi>xxxxxxx</mi></math></div>', "too wide"),
+        ("<p>plain, for $5 or <code>$HOME$</code></p>", None),
     ],
 )
-def test_a_fault_in_a_page_is_found(tmp_path, browser, visit, body, fault):
-    page_text = f'<!doctype html><html lang="en"><title>t</title><main><h1>t</h1>{body}</main></html>'
+def test_a_fault_in_a_page_is_found(tmp_path, visit, body, fault):
+    head = '<meta charset="utf-8"><title>t</title><link rel="icon" href="data:,">'
+    page_text = f'<!doctype html><html lang="en"><head>{head}</head><main><h1>t</h1>{body}</main></html>'
     (tmp_path / "index.html").write_text(page_text, encoding="utf-8")
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    handler = functools.partial(Quiet, directory=tmp_path)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page, troubles = visit(f"http://127.0.0.1:{server.server_port}/index.html")
-        wide = ["sideways"] if overflow(page) else []
-        troubles = [t for t in troubles if "favicon" not in t]
-        found = str([*troubles, *violations(page), *unset_mathematics(page), *wide])
+        found = str([*troubles, *violations(page), *unset(page), *overflow(page)])
         server.shutdown()
     assert found == "[]" if fault is None else fault in found

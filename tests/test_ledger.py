@@ -205,12 +205,13 @@ def test_storing_a_chapter_keeps_its_evidence(measured_book):
 
 def test_what_check_leaves_in_a_chapter_is_what_the_page_shows(measured_book, claims):
     text = page.page((BOOK / "claims.md").read_text(encoding="utf-8"), measured_book)
-    entry = text.split("(large-b-bias)=")[1].split("(large-b-stable-gradient)=")[0]
+    entry = text.split("{#large-b-bias}")[1].split("{#large-b-stable-gradient}")[0]
     assert "Measured: 0.0002 (90% interval −0.0004 to 0.0008)." in entry
     assert "[Refuted]" in entry and "60 draws." in entry and "not measured" not in entry
-    assert "| [large-b-bias](#large-b-bias) | refuted | [chapter 3](../chapters/03-mini-batch.ipynb) |" in text
+    verdict = "[refuted]{.ledger-verdict .claim-refuted}"
+    assert f"| [large-b-bias](#large-b-bias) | {verdict} | [chapter 3](../chapters/03-mini-batch.ipynb) |" in text
     refuted = sum(claim.verdict == "refuted" for claim in claims.values())
-    assert f"| refuted | {refuted} | 1 |" in text and "| all | 66 | 1 |" in text
+    assert f"| {verdict} | {refuted} | 1 |" in text and "| all | 66 | 1 |" in text
 
 
 def test_a_chapter_that_checks_one_claim_of_its_own_still_owes_the_others(measured_book, claims):
@@ -233,7 +234,7 @@ def test_a_claim_without_evidence_is_marked_as_expected_only(claims, tmp_path):
 def test_every_claim_has_one_anchor_and_one_heading(claims):
     lines = page.page((BOOK / "claims.md").read_text(encoding="utf-8")).splitlines()
     for claim in claims:
-        assert lines.count(f"({claim})=") == lines.count(f"### {claim}") == 1
+        assert lines.count(f"{{#{claim}}}") == lines.count(f"### {claim}") == 1
 
 
 def test_the_built_page_has_every_anchor_and_shows_what_is_measured(site, claims, written):

@@ -210,17 +210,22 @@ def _owner_and_name(repository):
 
 
 def stamp(repository, root=CHAPTERS.parent):
-    """Write a repository's address into the tree at ``root``: the notebooks' setup cells and the site's Colab buttons.
+    """Write a repository's address into the tree at ``root``: the notebooks' setup cells and the site's configuration.
 
-    The buttons open the notebooks of the branch ``notebooks``, where publish.yml puts the stamped ones.
+    From there the site has its own address on GitHub Pages, for the sitemap and what a link to it shows elsewhere, and
+    its Colab buttons, which open the notebooks of the branch ``notebooks``, where publish.yml puts the stamped ones.
     """
-    address = f"https://github.com/{_owner_and_name(repository)}"
+    owner, name = _owner_and_name(repository).split("/")
+    pages = f"https://{owner.lower()}.github.io/" + ("" if name.lower() == f"{owner.lower()}.github.io" else f"{name}/")
     config = Path(root) / "_config.yml"
     text = config.read_text(encoding="utf-8")
-    if text.count('colab_url: ""') != 1:
-        raise ValueError(f"{config}: expected one line with an empty colab_url")
-    text = text.replace('colab_url: ""', 'colab_url: "https://colab.research.google.com"')
-    text += f'\nrepository:\n  url: "{address}"\n  branch: notebooks\n'
+    for empty, filled in (
+        ('baseurl: ""', f'baseurl: "{pages}"'),
+        ('repository: ""', f'repository: "{owner}/{name}"'),
+    ):
+        if text.count(empty) != 1:
+            raise ValueError(f"{config}: expected {empty!r} once")
+        text = text.replace(empty, filled)
     config.write_text(text, encoding="utf-8", newline="\n")
     for path in notebooks(root):
         notebook = stamped(nbformat.read(path, as_version=4), repository)

@@ -180,6 +180,11 @@ def _plain(text):
     return re.sub(r"\b([λSB])\\_([a-z]+)", r"\1{sub}`\2`", text)
 
 
+def _verdict(verdict, words=None):
+    """Set a verdict with its sign and its colour, in its own words or in ``words``."""
+    return f"[{words or ledger.VERDICTS[verdict]}]{{.ledger-verdict .claim-{verdict}}}"
+
+
 def _link(slug, text, chapters):
     return f"[{text}](../chapters/{slug}.ipynb)" if slug in chapters else text
 
@@ -191,9 +196,9 @@ def _articles(claim):
 def summary(claims, evidence):
     """Return the table of verdicts: how many claims have each, and how many of those are measured."""
     lines = ["| Verdict | Claims | Measured so far |", "| :-- | --: | --: |"]
-    for verdict, words in ledger.VERDICTS.items():
+    for verdict in ledger.VERDICTS:
         ids = [claim.id for claim in claims.values() if claim.verdict == verdict]
-        lines.append(f"| {words} | {len(ids)} | {sum(i in evidence for i in ids)} |")
+        lines.append(f"| {_verdict(verdict)} | {len(ids)} | {sum(i in evidence for i in ids)} |")
     lines.append(f"| all | {len(claims)} | {len(evidence)} |")
     return "\n".join(lines)
 
@@ -209,7 +214,8 @@ def contradiction_table(entries, claims, chapters):
         for side in entry["sides"]:
             says = f"{side['article']}: {_plain(side['says'])}"
             if "claim" in side:
-                says += f" [{ledger.VERDICTS[claims[side['claim']].verdict]}](#{side['claim']})"
+                verdict = claims[side["claim"]].verdict
+                says += " " + _verdict(verdict, f"[{ledger.VERDICTS[verdict]}](#{side['claim']})")
             lines.append(f"    - {says}")
     return "\n".join([*lines, "::::"])
 
@@ -220,8 +226,7 @@ def index(claims, evidence, chapters):
     for claim in claims.values():
         chapter = f"chapter {int(claim.chapter[:2])}"
         done = _link(claim.chapter, chapter, chapters) if claim.id in evidence else f"not yet ({chapter})"
-        verdict = ledger.VERDICTS[claim.verdict]
-        lines.append(f"| {claim.number} | [{claim.id}](#{claim.id}) | {verdict} | {done} |")
+        lines.append(f"| {claim.number} | [{claim.id}](#{claim.id}) | {_verdict(claim.verdict)} | {done} |")
     return "\n".join(lines)
 
 
@@ -230,14 +235,14 @@ def entry(claim, evidence):
     words = ledger.VERDICTS[claim.verdict]
     verdict = words.capitalize() if evidence else f"Expected: {words}"
     lines = [
-        f"({claim.id})=",
+        f"{{#{claim.id}}}",
         f"### {claim.id}",
         "",
         f"[Claim {claim.number}, {_articles(claim)}]{{.ledger-source}}",
         "",
         f"> {_plain(claim.says)}",
         "",
-        f"[{verdict}]{{.ledger-verdict .claim-{claim.verdict}}}" + ("" if evidence else " (not measured yet)"),
+        _verdict(claim.verdict, verdict) + ("" if evidence else " (not measured yet)"),
         "",
         _plain(claim.because),
         "",
@@ -294,5 +299,4 @@ def _fill(app, docname, source):
 def setup(app):
     app.connect("source-read", _fill)
     app.connect("env-get-outdated", lambda app, env, added, changed, removed: [PAGE] if PAGE in env.found_docs else [])
-    app.add_css_file("matter.css")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

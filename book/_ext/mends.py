@@ -1,0 +1,87 @@
+"""Mend the text of a page as Sphinx wrote it, for readers with assistive technology, on telephones, or in a hurry.
+
+Each mend is one function from a page's text to nothing, with its reason. tests/test_browser.py finds them missing.
+"""
+
+import re
+
+from bs4 import BeautifulSoup
+
+# Pygments wraps every token in a span; a page is drawn sooner without those that book/_style gives no colour.
+PLAIN_TOKEN = re.compile(r'<span class="(?!(?:[kscm][a-z0-9]{0,2}|n[bcdf]|ow)")[a-z0-9]{1,3}">([^<]*)</span>')
+EARLY = 300  # words: a figure that stands before so many may be seen before scrolling
+
+
+def references_are_a_list(text):
+    """docutils gives citations roles of digital publishing that ARIA has withdrawn or forbids in a list."""
+    for citation in text.select('[role="doc-biblioentry"]'):
+        citation["role"] = "listitem"
+    for link in text.select('[role="doc-backlink"]'):
+        del link["role"]
+
+
+def empty_headers_are_cells(text):
+    """The corner of a pandas table is a header that heads nothing."""
+    for header in text.find_all("th"):
+        if not header.get_text(strip=True) and not header.find("img"):
+            header.name = "td"
+
+
+def links_to_a_place_say_so(text):
+    """A screen reader would read the sign # aloud."""
+    for link in text.select("a.headerlink"):
+        link["aria-label"] = link.get("title", "Link to this place")
+
+
+def tables_scroll_alone(text):
+    """A table wider than a telephone scrolls in a box of its own, not with the page."""
+    for table in text.find_all("table"):
+        table.wrap(text.new_tag("div", attrs={"class": "table"}))
+
+
+def folds_need_no_script(text):
+    """An admonition of class dropdown, a solution for one, becomes a <details>; so it folds, and prints, by itself."""
+    for box in text.select("div.admonition.dropdown"):
+        box.name = "details"
+        title = box.find(class_="admonition-title")
+        title.name = "summary"
+        for link in title.find_all("a"):
+            link.unwrap()  # a link in a summary could not be reached without folding it
+    for box in text.select("details.hide"):
+        what = "output" if "above-output" in box["class"] else "code"
+        box["class"] = ["fold"]
+        summary = text.new_tag("summary")
+        summary.string = f"The {what}"
+        box.find("summary").replace_with(summary)
+
+
+def pictures_keep_their_place(text, sizes):
+    """A picture below the first screen is fetched when it comes near; its size holds its place until then."""
+    words = 0
+    for node in text.descendants:
+        if getattr(node, "name", None) == "img":
+            size = sizes(node["src"].rsplit("/", 1)[-1])
+            if size:
+                node["width"], node["height"] = size
+            node["decoding"] = "async"
+            if words > EARLY:
+                node["loading"] = "lazy"
+        elif isinstance(node, str):
+            words += len(node.split())
+
+
+def mended(html, sizes=lambda name: None):
+    """Return the text of a page, parsed and mended.
+
+    Args:
+        html: what Sphinx made of a document, without the frame.
+        sizes: gives (width, height) in pixels of a picture by its file's name, or None.
+    """
+    text = BeautifulSoup(PLAIN_TOKEN.sub(r"\1", html), "html.parser")
+    references_are_a_list(text)
+    empty_headers_are_cells(text)
+    links_to_a_place_say_so(text)
+    tables_scroll_alone(text)
+    folds_need_no_script(text)
+    pictures_keep_their_place(text, sizes)
+    return text
