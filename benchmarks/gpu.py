@@ -9,6 +9,7 @@ which shows that it runs and nothing else.
 """
 
 import argparse
+import gc
 import importlib.metadata
 import importlib.util
 import json
@@ -230,10 +231,11 @@ def networks(quick):
 
 
 def steps_and_memory(quick, seconds):
-    rows = []
+    rows, first = [], torch.nn.Linear(256, 256, device=DEVICE)
+    first(torch.ones(256, 256, device=DEVICE)).sum().backward()  # libraries take their workspaces on the first calls
+    del first
     for name, (build, make_batch, loss, optimizer, autocast, batches) in networks(quick).items():
-        if GPU:
-            torch.cuda.empty_cache()
+        gc.collect()
         before = torch.cuda.memory_allocated() if GPU else 0  # workspaces that libraries keep
         model = build(0).to(DEVICE)
         optimizer = optimizer(model.parameters())
@@ -299,20 +301,24 @@ def environment():
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="toy sizes, to see that it runs")
+    parser.add_argument("--only", choices=("steps", "sweeps"), help="one part; the other stays as the file has it")
     parser.add_argument("--save", type=Path, help="a folder for gpu.json")
     asked = parser.parse_args()
     quick = asked.quick or not GPU
     torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
-    result = {"environment": environment()}
+    file = asked.save / "gpu.json" if asked.save else None
+    result = json.loads(file.read_text()) if file and file.exists() else {}
 
-    def keep():
-        if asked.save:
-            asked.save.mkdir(parents=True, exist_ok=True)
-            (asked.save / "gpu.json").write_text(json.dumps(result, indent=1) + "\n")
+    def keep(part, rows):
+        result[part] = {"environment": environment(), "rows": rows}
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(result, indent=1) + "\n")
 
-    result["steps"] = steps_and_memory(quick, 0.5 if quick else 4.0)
-    keep()
-    result["sweeps"] = []
-    for row in sweeps(0.1 if quick else 0.6, (8,) if quick else (64, 1024)):
-        result["sweeps"].append(row)
-        keep()
+    if asked.only != "sweeps":
+        keep("steps", steps_and_memory(quick, 0.5 if quick else 4.0))
+    if asked.only != "steps":
+        rows = []
+        for row in sweeps(0.1 if quick else 0.6, (8,) if quick else (64, 1024)):
+            rows.append(row)
+            keep("sweeps", rows)
