@@ -290,7 +290,8 @@ def peak(model, loss, optimizer, x, y):
 def environment():
     names = ("torch", "numpy", "jax")
     found = {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    commit = os.environ.get("COMMIT", asked)  # where the code was copied without its history
     return {
         "device": torch.cuda.get_device_name() if GPU else "none: toy sizes on the CPU",
         "cuda": torch.version.cuda, "python": platform.python_version(), "versions": found, "commit": commit,
