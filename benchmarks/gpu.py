@@ -235,6 +235,7 @@ def steps_and_memory(quick, seconds):
     first(torch.ones(256, 256, device=DEVICE)).sum().backward()  # libraries take their workspaces on the first calls
     del first
     for name, (build, make_batch, loss, optimizer, autocast, batches) in networks(quick).items():
+        x = y = None  # of the network before
         gc.collect()
         before = torch.cuda.memory_allocated() if GPU else 0  # workspaces that libraries keep
         model = build(0).to(DEVICE)
