@@ -1,4 +1,4 @@
-"""The C kernel ``lane/lane.c``: compiled when first needed, in about two seconds, for the processor at hand."""
+"""The C kernel ``lane/lane.c``: compiled when first needed, in a few seconds, for the processor at hand."""
 
 import ctypes
 import os
