@@ -9,14 +9,14 @@ endif
 # Without compiling what may never be imported: that takes longer than unpacking it.
 PIP    := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 SITE   := _build/html/index.html
-PAGES  := $(wildcard _config.yml _toc.yml) $(shell find book chapters src -type f -not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*')
+PAGES  := $(wildcard _config.yml _toc.yml index.md) $(shell find book chapters src -type f -not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*')
 # Two processes test on two cores. One thread each, for the chapters' matrices are small: more threads only wait for each
 # other, and where something else runs beside them they wait long.
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: book test lab execute bench portable lint clean help
+.PHONY: book test lab execute bench portable firefox speed lint clean help
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -36,10 +36,18 @@ execute: $(VENV)/.tools ## run every notebook in place and store its outputs (ma
 	$(BIN)/python book/_ext/chapters.py execute $(CHAPTERS)
 
 bench: $(VENV)/.bench ## run the benchmarks, one table a script
-	@for script in benchmarks/[a-z]*.py; do $(BIN)/python "$$script" || exit 1; done
+	@for script in sweep instruments gpu; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 portable: $(VENV)/.test ## the package's tests and two notebooks as older processors would run them, the C kernel watched
 	PYTHON=$(BIN)/python WORKERS=$(WORKERS) bash tests/portable.sh
+
+firefox: $(SITE) ## look at every page in Firefox (needs Firefox and npm)
+	@test -d _build/npm/node_modules/puppeteer-core || npm install --silent --prefix _build/npm puppeteer-core@24
+	NODE_PATH=_build/npm/node_modules node tests/firefox.mjs _build/html
+
+speed: $(SITE) ## Lighthouse on every page, as a telephone (needs Chromium and npm, and a quiet machine)
+	@test -x _build/npm/node_modules/.bin/lighthouse || npm install --silent --prefix _build/npm lighthouse@12.8.2
+	$(BIN)/python benchmarks/site.py --lighthouse _build/npm/node_modules/.bin/lighthouse
 
 lint: $(VENV)/.test ## style of code and notebooks, spelling, and which module may import which
 	$(BIN)/python -m ruff check .

@@ -1,7 +1,7 @@
 """Lanes trained by a small C kernel (``lane/lane.c``): networks of linear layers with ReLU or tanh, on the CPU.
 
 What a lane computes is defined by ``fit``; the kernel only does it sooner, and tests hold the two together.
-It is compiled when first needed, in about two seconds, for the processor at hand.
+It is compiled when first needed, in a few seconds, for the processor at hand.
 """
 
 import ctypes

@@ -5,7 +5,7 @@
  */
 enum { CHUNK = 64 }; /* examples worked through at a time: what they need fits in the first cache */
 
-/* Cross-entropy: log(sum exp(z)) - z[label], whose gradient is softmax(z) - onehot(label). One logarithm serves many. */
+/* Cross-entropy: log(sum exp(z)) - z[label], whose gradient is softmax(z) - onehot(label). One log for many. */
 static double cross_entropy(int n, int classes, float *z, const int32_t *label, float scale) {
     const ivec place = PLACES;
     const vec zero = {0};

@@ -1,15 +1,15 @@
 /* The network: where its layers lie, and the forward and backward pass of a chunk of examples.
  *
- * A hidden layer of `in` inputs and `out` outputs is a matrix of in + 1 rows (the last is the bias: every input row ends
- * in a constant 1) and `out` columns rounded up to whole vectors; the padding is zero and stays zero. The last layer is
- * narrow, and rounding ten classes up to a vector of sixteen would waste six: it is stored the other way round, a row
- * an output, and its outputs are (outputs, examples), so that a vector holds one class of many examples.
+ * A hidden layer of `in` inputs and `out` outputs is a matrix of in + 1 rows (the last is the bias: every input row
+ * ends in a constant 1) and `out` columns rounded up to whole vectors; the padding is zero and stays zero. The last
+ * layer is narrow, and rounding ten classes up to a vector of sixteen would waste six: it is stored the other way
+ * round, a row an output, and its outputs are (outputs, examples), so that a vector holds one class of many examples.
  */
 enum { MAX_LAYERS = 16 };
 
 /* One lane, as Python hands it over. sizes: inputs, hidden widths, outputs (layers + 1 numbers). w, m, v, average: per
- * layer (sizes[l] + 1, padded outputs), of the last layer (outputs, padded sizes[l] + 1); what the rule does not keep is
- * w. scratch: scratch_floats() floats, zero when first used. step: steps made so far. */
+ * layer (sizes[l] + 1, padded outputs), of the last layer (outputs, padded sizes[l] + 1); what the rule does not keep
+ * is w. scratch: scratch_floats() floats, zero when first used. step: steps made so far. */
 typedef struct {
     int layers, is_tanh;
     const int *sizes;
@@ -18,7 +18,7 @@ typedef struct {
     int64_t step;
 } Lane;
 
-/* x: rows of sizes[0] + 1 floats, the last 1. label: the class of each row; or NULL, and then target: rows of outputs. */
+/* x: rows of sizes[0] + 1 floats, the last 1. label: the class of each; or NULL, and then target: rows of outputs. */
 typedef struct {
     const float *x;
     const int32_t *label;
@@ -159,36 +159,32 @@ static void send_back(Net *net, int l, int n, int first) {
     for (int b = 0; last && b < n && padded(in) > in; b++) d[b * ld + in] = 0; /* the constant sends no signal */
 }
 
-/* The last layer's update (or what this chunk adds to it). Where the bias would stand alone in a vector, it is summed
+/* The gradient of the last layer, added up, or into the update. Where the bias would stand alone in a vector, it is summed
  * apart: a product for its sake would cost as much as sixteen inputs. */
-static void gradient_of_last(Net *net, int n, int kind, Target t) {
+static void gradient_of_last(Net *net, int n, int learn, Target t) {
     const int l = net->layers - 1, in = net->sizes[l], alone = in % VL == 0, columns = (int)t.ld - alone * VL;
     const ivec place = PLACES;
-    (kind == UPDATE ? product_update : kind == ADD ? product_add : product)(net->outputs, columns, n, net->z_row,
-                                                                           net->h[l], net->ld[l], t);
+    (learn ? product_update : product)(net->outputs, columns, n, net->z_row, net->h[l], net->ld[l], t);
     for (int j = 0; alone && j < net->outputs; j++) {
         vec sum = {0};
         for (int b = 0; b < n; b += VL) sum += KEEP_IF(place + b < n, AT(net->z_row[j] + b));
-        const vec bias = KEEP_IF(place < 1, (vec){0} + total(sum));
-        if (kind == UPDATE) learn(&bias, 1, 1, &t, j * t.ld + in);
-        else finish(kind, bias, &t, j * t.ld + in);
+        vec bias = KEEP_IF(place < 1, (vec){0} + total(sum));
+        finish(learn ? UPDATE : PLAIN, &bias, 1, 1, &t, j * t.ld + in);
     }
 }
 
-/* The backward pass of a chunk, from the last layer to the first; on the final chunk of a batch each layer is
- * updated as soon as the layer below has its signal. */
+/* The backward pass of a chunk, from the last layer to the first; on the final chunk of a batch each layer is updated
+ * as soon as the layer below has its signal. */
 static void backward(Net *net, int n, int first, int final, const Lane *lane, const Rule *rule) {
-    const int whole = by_length(rule->kind), kind = final && !whole ? UPDATE : first ? PLAIN : ADD;
+    const int whole = by_length(rule->kind), learn = final && !whole;
     for (int l = net->layers - 1; l >= 0; l--) {
         const int length = row_length(net, l), last = l == net->layers - 1, in = net->sizes[l];
         const Target t = {
-            .out = first && kind == UPDATE ? NULL : net->sum[l], .ld = length, .rule = rule,
+            .out = net->sum[l], .before = first ? NULL : net->sum[l], .ld = length, .rule = rule,
             .weights = {lane->w[l], lane->m[l], lane->v[l], lane->average[l]}};
         if (l) send_back(net, l, n, first);
-        if (last) gradient_of_last(net, n, kind, t);
-        else
-            (kind == UPDATE ? turned_update : kind == ADD ? turned_add : turned)(
-                in + 1, length, n, net->input[l], net->d[l + 1], net->ld[l + 1], t);
+        if (last) gradient_of_last(net, n, learn, t);
+        else (learn ? turned_update : turned)(in + 1, length, n, net->input[l], net->d[l + 1], net->ld[l + 1], t);
         if (final && whole)
             update_by_length(*rule, net->sum[l], rows_of(net, l), length, last ? -1 : in, last ? in : -1, &t.weights);
     }

@@ -1,35 +1,35 @@
-/* Matrix products in tiles of registers: a tile of accumulators runs along the inner dimension once, and what becomes of
- * it is done while it is still at hand. So gradients never reach memory, and ReLU costs no pass of its own.
+/* Matrix products in tiles of registers: a tile of accumulators runs along the inner dimension once, and what becomes
+ * of it is done while it is still at hand. So ReLU costs no pass of its own, and gradients need no room.
  */
 enum { TILE = MR * NV > MR1 ? MR * NV : MR1 };
 
 /* What becomes of a finished tile. */
-enum { PLAIN, RELU, MASK, ADD, UPDATE };
+enum { PLAIN, RELU, MASK, UPDATE };
 typedef struct {
-    float *out;          /* where the tile goes; for UPDATE, what earlier chunks added up (or NULL) */
-    ptrdiff_t ld;        /* row length of out, active and weights */
+    float *out;          /* where the tile goes (but for UPDATE) */
+    const float *before; /* PLAIN, UPDATE: what earlier chunks added up, to be added, or NULL */
     const float *active; /* MASK: the activations whose sign says where ReLU let the signal through */
     Weights weights;     /* UPDATE: what the gradient is for, and by which rule */
     const Rule *rule;
+    ptrdiff_t ld;        /* row length of all of these */
 } Target;
 
-INLINE void finish(int kind, vec acc, const Target *t, ptrdiff_t at) {
+/* What becomes of a tile of mr rows and nv vectors, whose first vector stands at `at`. */
+INLINE void finish(int kind, vec *acc, int mr, int nv, const Target *t, ptrdiff_t at) {
+#define EACH_OF_TILE(i, j)                                                                             \
+    for (int m = 0, i = 0; m < mr; m++)                                                                \
+        for (ptrdiff_t n = 0, j = at + m * t->ld; n < nv; n++, i++, j += VL)
     const vec zero = {0};
-    if (kind == PLAIN) AT(t->out + at) = acc;
-    if (kind == RELU) AT(t->out + at) = KEEP_IF(~(acc < zero), acc); /* NaN passes: divergence must show */
-    if (kind == MASK) AT(t->out + at) = KEEP_IF(AT(t->active + at) > zero, acc);
-    if (kind == ADD) AT(t->out + at) += acc;
-}
-
-/* The gradient of a tile whose first vector stands at `at`, whole with what earlier chunks added up, into the rule. */
-INLINE void learn(const vec *acc, int mr, int nv, const Target *t, ptrdiff_t at) {
-    _Alignas(VL * 4) vec g[TILE];
-    for (int m = 0; m < mr; m++)
-        for (int n = 0; n < nv; n++) {
-            g[m * nv + n] = acc[m * nv + n];
-            if (t->out) g[m * nv + n] += AT(t->out + at + m * t->ld + n * VL);
-        }
-    update(t->rule, g, mr, nv, &t->weights, at, t->ld);
+    if (kind == RELU) /* NaN passes: divergence must show */
+        EACH_OF_TILE(i, j) AT(t->out + j) = KEEP_IF(~(acc[i] < zero), acc[i]);
+    if (kind == MASK) EACH_OF_TILE(i, j) AT(t->out + j) = KEEP_IF(AT(t->active + j) > zero, acc[i]);
+    if ((kind == PLAIN || kind == UPDATE) && t->before) EACH_OF_TILE(i, j) acc[i] += AT(t->before + j);
+    if (kind == PLAIN) EACH_OF_TILE(i, j) AT(t->out + j) = acc[i];
+    if (kind == UPDATE) {
+        _Alignas(VL * 4) vec g[TILE];
+        for (int i = 0; i < mr * nv; i++) g[i] = acc[i];
+        update(t->rule, g, mr, nv, &t->weights, at, t->ld);
+    }
 }
 
 /* One tile of sum_k A(m, k) B(k, n), where A(m, k) is a[m][k], or a[k][m] if turned. */
@@ -47,20 +47,17 @@ INLINE void tile(int kind, int turned, int mr, int nv, ptrdiff_t m0, ptrdiff_t n
         for (int m = 0; m < mr; m++)
             for (int n = 0; n < nv; n++) acc[m * nv + n] += (turned ? ak[m] : row[m][k]) * bv[n];
     }
-    const ptrdiff_t at = m0 * t->ld + n0;
-    if (kind == UPDATE) learn(acc, mr, nv, t, at);
-    for (int m = 0; m < mr; m++)
-        for (int n = 0; n < nv; n++) finish(kind, acc[m * nv + n], t, at + m * t->ld + n * VL);
+    finish(kind, acc, mr, nv, t, m0 * t->ld + n0);
 }
 
-/* All rows of a panel nv vectors wide: full tiles, then one tile for the rows left over. */
+/* All rows of a panel nv vectors wide: full tiles, then the rows left over. */
 INLINE void panel(int kind, int turned, int nv, ptrdiff_t M, ptrdiff_t n0, ptrdiff_t K, const float *const *a,
                   const float *b, ptrdiff_t ldb, const Target *t) {
-    const int mr = nv == 1 ? MR1 : MR;
+    const int mr = nv == 1 ? MR1 : MR * NV / nv;
     ptrdiff_t m = 0;
     for (; m + mr <= M; m += mr) tile(kind, turned, mr, nv, m, n0, K, a, b, ldb, t);
-    if (nv == 1 && M - m >= 8) tile(kind, turned, 8, nv, m, n0, K, a, b, ldb, t), m += 8;
-    if (nv == 1 && M - m >= 6) tile(kind, turned, 6, nv, m, n0, K, a, b, ldb, t), m += 6;
+    if (mr > 8 && M - m >= 8) tile(kind, turned, 8, nv, m, n0, K, a, b, ldb, t), m += 8;
+    if (mr > 6 && M - m >= 6) tile(kind, turned, 6, nv, m, n0, K, a, b, ldb, t), m += 6;
     switch (M - m) {
     case 5: tile(kind, turned, 5, nv, m, n0, K, a, b, ldb, t); break;
     case 4: tile(kind, turned, 4, nv, m, n0, K, a, b, ldb, t); break;
@@ -76,15 +73,14 @@ INLINE void panel(int kind, int turned, int nv, ptrdiff_t M, ptrdiff_t n0, ptrdi
                      ptrdiff_t ldb, Target t) {                                                               \
         ptrdiff_t n = 0;                                                                                      \
         for (; n + NV * VL <= N; n += NV * VL) panel(kind, turned, NV, M, n, K, a, b, ldb, &t);               \
-        for (; n + 2 * VL <= N; n += 2 * VL) panel(kind, turned, 2, M, n, K, a, b, ldb, &t);                  \
+        for (; NV > 3 && n + 3 * VL <= N; n += 3 * VL) panel(kind, turned, 3, M, n, K, a, b, ldb, &t);        \
+        for (; NV > 2 && n + 2 * VL <= N; n += 2 * VL) panel(kind, turned, 2, M, n, K, a, b, ldb, &t);        \
         for (; n < N; n += VL) panel(kind, turned, 1, M, n, K, a, b, ldb, &t);                                \
     }
 PRODUCT(product, PLAIN, 0)
 PRODUCT(product_relu, RELU, 0)
 PRODUCT(product_mask, MASK, 0)
-PRODUCT(product_add, ADD, 0)
 PRODUCT(product_update, UPDATE, 0)
 PRODUCT(turned, PLAIN, 1)
 PRODUCT(turned_mask, MASK, 1)
-PRODUCT(turned_add, ADD, 1)
 PRODUCT(turned_update, UPDATE, 1)

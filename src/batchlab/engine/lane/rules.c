@@ -12,13 +12,13 @@ typedef struct {
     double momentum, b1, b2, eps, trust, weight_decay, l1, ema;
 } Settings;
 
-/* The settings of one step: c1 = 1 - b1, c2 = 1 - b2; rate and unbias hold Adam's corrections, 1 where there are none. */
+/* The settings of one step: c1 = 1 - b1, c2 = 1 - b2; rate is lr and unbias 1, but for Adam's corrections. */
 typedef struct {
     int kind;
     float lr, rate, unbias, momentum, b1, c1, b2, c2, eps, trust, weight_decay, l1, ema, new_in_ema;
 } Rule;
 
-/* One layer's weights, moments and average, arrays of one shape; what a rule does not keep points at w, and is not read. */
+/* One layer's weights, moments and average, arrays of one shape; what a rule does not keep is w, and not read. */
 typedef struct {
     float *w, *m, *v, *average;
 } Weights;

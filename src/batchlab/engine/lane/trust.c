@@ -1,5 +1,5 @@
-/* LARS and LAMB: a step is as long as the weights say, for each tensor apart. So they wait for a layer's whole gradient,
- * take the lengths, and leave the rest to momentum and to plain descent.
+/* LARS and LAMB: a step is as long as the weights say, for each tensor apart. So they wait for a layer's whole
+ * gradient, take the lengths, and leave the rest to momentum and to plain descent.
  */
 static int by_length(int kind) { return kind == LARS || kind == LAMB; }
 
@@ -10,7 +10,7 @@ INLINE vec lamb_direction(Rule r, vec g, vec w, vec *m, vec *v) {
     return *m / (root(*v) + r.eps) + r.weight_decay * w;
 }
 
-/* LARS: trust |w| / (|g| + weight_decay |w|), of biases 1.  LAMB: min(|w|, 10) / (|u| + eps).  1 where a length is 0. */
+/* LARS: trust |w| / (|g| + weight_decay |w|), of biases 1. LAMB: min(|w|, 10) / (|u| + eps). 1 where a length is 0. */
 static float trust(const Rule *r, int bias, float w, float g) {
     const int lars = r->kind == LARS;
     if (lars) g += r->weight_decay * w;

@@ -49,7 +49,7 @@ INLINE vec vexp(vec x) {
     return p * (vec)((__builtin_convertvector(n, ivec) + 127) << 23);
 }
 
-/* tanh(x): (1 - e) / (1 + e) with e = exp(-2|x|), and near 0, where that cancels, an odd polynomial (Moshier's Cephes). */
+/* tanh(x): (1 - e) / (1 + e) with e = exp(-2|x|); near 0, where that cancels, an odd polynomial (Moshier's Cephes). */
 INLINE vec vtanh(vec x) {
     const vec zero = {0}, size = pick(x < zero, -x, x), square = x * x, e = vexp(-2.0f * size);
     vec p = -5.70498872745e-3f * square + 2.06390887954e-2f;
