@@ -179,7 +179,6 @@ def test_divergence_and_targets_end_a_lane_as_in_fit(engine):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's compiler uses what PyTorch deprecates
-@pytest.mark.filterwarnings("ignore:Guards may run slower")  # and advises against Python 3.13.0
 def test_compiled_lanes_equal_stacked_ones():
     run = a_run("linear", precision="float64", steps=5)
     got = sweep(run, lr=[0.01, 0.1], seed=[0, 1], engine="compiled").drop(columns="seconds")
