@@ -20,8 +20,8 @@ chmod +x "$tools"/*-cc
 
 as() { # a name, then settings: the tests but those of clusters, which compute nothing of their own
   echo "as $1: ${*:2}"
-  # what PyTorch's compiler keeps for one processor, another cannot read
-  env TORCHINDUCTOR_CACHE_DIR="$(mktemp -d -p "$tools")" "${@:2}" "$python" -m pytest --quiet -m "not site" --numprocesses "${WORKERS:-2}" --dist loadscope \
+  # a cache of its own: what was compiled for one processor, another cannot read
+  env XDG_CACHE_HOME="$(mktemp -d -p "$tools")" "${@:2}" "$python" -m pytest --quiet -m "not site" --numprocesses "${WORKERS:-2}" --dist loadscope \
     --no-loadscope-reorder --ignore tests/test_clusters.py tests src chapters/02-*.ipynb chapters/03-*.ipynb
 }
 
@@ -35,8 +35,8 @@ as "one of ten years ago, two threads" OMP_NUM_THREADS=2 \
 asan=$(cc -print-file-name=libasan.so) ubsan=$(cc -print-file-name=libubsan.so)
 if [[ $(uname) == Linux && -e $asan && -e $ubsan ]]; then
   echo "the kernel, watched"
-  env OMP_NUM_THREADS=1 CC="$tools/watching-cc" LD_PRELOAD="$asan $ubsan" ASAN_OPTIONS=detect_leaks=0 \
-    "$python" -m pytest --quiet --capture=no -k "kernel or threads" tests/test_sweep.py
+  env OMP_NUM_THREADS=1 CC="$tools/watching-cc" XDG_CACHE_HOME="$tools" LD_PRELOAD="$asan $ubsan" \
+    ASAN_OPTIONS=detect_leaks=0 "$python" -m pytest --quiet --capture=no tests/test_native.py
 else
   echo "left out: the kernel, watched (needs Linux and a compiler with the address and undefined-behaviour sanitizers)"
 fi
