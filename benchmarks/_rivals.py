@@ -193,18 +193,27 @@ def jax_scan(run, rates, seeds):
 
 
 def batchlab(run, rates, seeds):
-    """What ``sweep`` does: networks that the kernel trains go on from where they stand, as the rivals' do; others are
-    built anew in each call."""
+    """What ``sweep`` does where the kernel trains: its networks go on from where they stand, as the rivals' do."""
     runs = [replace(run, lr=lr, seed=seed) for lr in rates for seed in seeds]
-    standing = native.networks(runs) if native.suits(run) and native.library() else None
+    standing = native.networks(runs)
 
     def advance(steps):
-        if standing:
-            native.advance(plan(replace(run, steps=steps)), runs, standing, torch.get_num_threads())
-        else:
-            sweep(replace(run, steps=steps), lr=list(rates), seed=list(seeds))
+        native.advance(plan(replace(run, steps=steps)), runs, standing, torch.get_num_threads())
 
     return advance, len(runs)
+
+
+def long_sweep(run, rates, seeds):
+    """What ``sweep`` does where the kernel does not train and the work is long: 16 networks in a process a core.
+
+    They are built and evaluated anew in each call.
+    """
+    rates, seeds = rates[::2], list(seeds)[::2]
+
+    def advance(steps):
+        sweep(replace(run, steps=steps), lr=rates, seed=seeds, n_jobs=torch.get_num_threads())
+
+    return advance, len(rates) * len(seeds)
 
 
 RIVALS = {
@@ -215,6 +224,7 @@ RIVALS = {
     "Keras on torch": (keras_on_torch, "keras"),
     "JAX jit(vmap(scan))": (jax_scan, "jax"),
     "batchlab": (batchlab, None),
+    "batchlab, long sweep": (long_sweep, None),
 }
 
 
