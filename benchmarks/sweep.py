@@ -191,8 +191,8 @@ def speeds(workload, batch_size, seconds, rounds, only=None):
         rows.append({
             "workload": workload.name, "batch_size": batch_size, "what": name,
             "steps_a_second": statistics.median(found), "times_the_loop": times(found, rivals[LOOP][-1]),
-            "ours_is_faster": times(rivals[workload.ours][-1], found), "share_of_peak": operations(run) * times(found, peaks),
-            "cold_start_seconds": cold, "steps_a_call": steps,
+            "ours_is_faster": times(rivals[workload.ours][-1], found),
+            "share_of_peak": operations(run) * times(found, peaks), "cold_start_seconds": cold, "steps_a_call": steps,
         })  # fmt: skip
         print("{batch_size:>6}  {what:<20} {steps_a_second:>12,.0f} {times_the_loop:>8.1f}x {ours_is_faster:>8.2f}x"
               " {share_of_peak:>7.1%} {cold_start_seconds:>8.2f} s".format(**rows[-1]), flush=True)  # fmt: skip
