@@ -98,7 +98,9 @@ def test_threads_may_import_at_once():
     names = [name for short, own in PROMISED for name in (f"batchlab.{short}", own)]
     code = f"""
 import batchlab, importlib, os, random, threading
-import pandas, scipy.stats, torch.func  # which do not bear being imported by many at once
+# which do not bear being imported by many at once:
+import joblib, pandas, scipy.optimize, scipy.sparse.linalg, scipy.stats, tqdm
+import torch.func, torch.nn.attention, torch.utils._python_dispatch, torch.utils.checkpoint
 def load(seed):
     mine = random.Random(seed).sample({names}, {len(names)})
     gate.wait()
