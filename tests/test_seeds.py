@@ -40,5 +40,6 @@ def test_no_two_instruments_draw_from_one_stream(monkeypatch):
 def test_nothing_draws_past_the_seeds():
     for path in (ROOT / "src" / "batchlab").rglob("*.py"):
         code = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.strip().startswith(">>>")]
-        found = [line for line in code if re.search(r"default_rng|SeedSequence\(|RandomState\(|torch\.Generator\(", line)]
+        draws = r"default_rng|SeedSequence\(|RandomState\(|torch\.Generator\("
+        found = [line for line in code if re.search(draws, line)]
         assert path.name == "_seeds.py" or not found, (path, found)
