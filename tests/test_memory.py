@@ -418,7 +418,9 @@ print(found.batch_size, found.capped, law.largest(room), sum(not ran for _, ran 
 def test_a_real_shortage_of_memory():
     # Large blocks go straight back to the system when freed: the limit decides, not what malloc has kept in pieces.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    run = subprocess.run([sys.executable, "-c", SHORTAGE], capture_output=True, text=True, timeout=1200, env=environment)
+    run = subprocess.run(
+        [sys.executable, "-c", SHORTAGE], capture_output=True, text=True, timeout=1200, env=environment
+    )
     assert run.returncode == 0, run.stderr
     size, capped, predicted, failures = run.stdout.split()
     assert capped == "False" and int(failures) >= 2
