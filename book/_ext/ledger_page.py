@@ -164,7 +164,7 @@ def entries(claims, evidence, chapters, gone):
 
 
 def squares(claims, evidence):
-    """Return the ledger in one picture, as HTML: a square a claim of the articles, with its verdict's sign, each a link.
+    """Return the ledger in one picture, as HTML: a square for each claim of the articles, its verdict's sign, a link.
 
     A square is filled where the claim is measured and hollow where its verdict is only expected. Words for those who do
     not see it stand in the link.
