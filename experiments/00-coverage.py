@@ -13,11 +13,11 @@ methods of one n and shape see the same data.
 - "classes of 5": the mean of n classes of five seeds each, correlated 0.5 within a class.
 """
 
-import csv
 import math
 from pathlib import Path
 
 import numpy as np
+import pandas
 
 from batchlab import stats
 
@@ -98,16 +98,17 @@ def covered(cell, repeats, seed):
     return float(((low <= truth) & (truth <= high)).mean()), float((high - low).mean())
 
 
-def main():
-    with OUT.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("method", "n", "shape", "nominal", "covered", "mcse", "width", "seed"))
-        for cell in CELLS:
-            share, width = covered(cell, REPEATS, SEED)
-            error = math.sqrt(share * (1 - share) / REPEATS)
-            table.writerow((*cell, LEVEL, f"{share:.3f}", f"{error:.4f}", f"{width:.3f}", SEED))
-            print("{:<26}{:>4}  {:<14}".format(*cell), f"{share:.3f} +- {error:.3f}  width {width:.3f}", flush=True)
+def rows(cache=None):
+    """One row a cell, as ``results/coverage.csv`` has them."""
+    table = []
+    for cell in CELLS:
+        share, width = covered(cell, REPEATS, SEED)
+        error = math.sqrt(share * (1 - share) / REPEATS)
+        table.append((*cell, LEVEL, round(share, 3), round(error, 4), round(width, 3), SEED))
+    return pandas.DataFrame(table, columns=["method", "n", "shape", "nominal", "covered", "mcse", "width", "seed"])
 
 
 if __name__ == "__main__":
-    main()
+    found = rows()
+    found.to_csv(OUT, index=False, lineterminator="\n")
+    print(found.to_string(index=False))

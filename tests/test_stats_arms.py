@@ -347,6 +347,7 @@ L, A = [[3.0, 1.0], [3.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]
         (lambda: stats.matched_loss(L, A, L, A, at=0.5), "at = 0.5: .*loss_a never reaches 0.5 in rows .0 1."),
         (lambda: stats.matched_loss(L, A, [[3, 1], [3, 2]], A, at=1.5), "loss_b never reaches 1.5 in rows .1."),
         (lambda: stats.matched_loss(L, A, [[2, 1], [3, 1]], A, at=2.5), "loss_b starts below 2.5 in rows .0."),
+        (lambda: stats.matched_loss(L, A, [[2, 3, 1]] * 2, [[0, 0, 1]] * 2, at=2.5), "loss_b starts below 2.5"),
         (lambda: stats.matched_loss(L, A, L, A, at=(0.5, 2)), "loss_a never reaches 0.5"),
         (lambda: stats.matched_loss(L, A, L, A, at=(2, 1)), "at = .*low below high"),
         (lambda: stats.matched_loss(L, A, L, A, at=(1, 2, 3)), "at.shape"),
@@ -387,9 +388,8 @@ def test_the_committed_table_has_every_cell_with_its_error():
     for row in rows.values():
         share = float(row["covered"])
         assert float(row["nominal"]) == 0.95 and int(row["seed"]) == module.SEED
-        assert float(row["mcse"]) == pytest.approx(
-            math.sqrt(share * (1 - share) / module.REPEATS), abs=1e-4
-        )  # both are rounded
+        error = math.sqrt(share * (1 - share) / module.REPEATS)
+        assert float(row["mcse"]) == pytest.approx(error, abs=1e-4)  # both are rounded
 
 
 @pytest.mark.parametrize(

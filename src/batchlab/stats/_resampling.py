@@ -55,12 +55,14 @@ def bootstrap(values, statistic=None, *, clusters=None, level=0.95, method="bca"
         return Interval(estimate, estimate, estimate, level)
     if statistic is None:
         return resampled(lambda rows, axis: values[rows].mean(axis=axis), len(values), vectorized=True, **given)
+    if clusters is None:
+        return resampled(lambda rows: statistic(values[rows]), len(values), vectorized=False, **given)
     members = [np.flatnonzero(numbers == unit) for unit in range(numbers.max() + 1)]
 
-    def of_units(units):
-        return statistic(values[np.concatenate([members[unit] for unit in units])])
+    def of_clusters(drawn):
+        return statistic(values[np.concatenate([members[unit] for unit in drawn])])
 
-    return resampled(of_units, len(members), vectorized=False, **given)
+    return resampled(of_clusters, len(members), vectorized=False, **given)
 
 
 def bootstrap_t(values, *, clusters=None, level=0.95, resamples=9999, seed=0):

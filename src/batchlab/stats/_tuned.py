@@ -68,8 +68,9 @@ def tuned_mean(arm, *, rule="best", edge="error", clusters=None, level=0.95, res
     percentile of ``bootstrap``. Where two rates were tied and their test values 1.4 of a seed's standard deviations
     apart, a nominal 95% interval covered with 97% at n = 10 and 96% at n = 20 ("tied": with 96% to 97%, and narrower);
     one that tuned once and resampled at the rates chosen, with 47% and 14%. Where one rate was clearly best, all of
-    them covered with 93% to 94% (results/coverage.csv). Raises ValueError where a rate that some resample chose has a test
-    value that isn't finite, and names it.
+    them covered with 93% to 94% (results/coverage.csv).
+
+    Raises ValueError where a rate that some resample chose has a test value that isn't finite, and names it.
 
     >>> arm = Arm([0.1, 0.2, 0.4], [[9, 5, 7], [9, 6, 7], [9, 5, 8]], [[6, 8, 7], [6, 9, 7], [6, 8, 7]])
     >>> print(tuned_mean(arm))
