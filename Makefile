@@ -16,7 +16,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: book test lab execute bench portable firefox speed lint clean help
+.PHONY: book test lab execute register bench portable firefox speed lint clean help
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -34,6 +34,9 @@ lab: $(VENV)/.lab ## open the chapters in JupyterLab (the clinic is in book, and
 
 execute: $(VENV)/.tools ## run every notebook in place and store its outputs (make execute CHAPTERS=chapters/01-*.ipynb for one)
 	$(BIN)/python book/_ext/chapters.py execute $(CHAPTERS)
+
+register: $(VENV)/.book ## write the ledger's new tests into its register, before they are measured
+	$(BIN)/python book/_ext/ledger.py register
 
 bench: $(VENV)/.bench ## run the benchmarks, one table a script
 	@for script in sweep instruments gpu; do $(BIN)/python benchmarks/$$script.py || exit 1; done
