@@ -122,13 +122,17 @@ def test_the_table_at_the_end_has_every_claim_of_the_chapter(pages, chapter):
         assert claims.VERDICTS[claim.verdict] in row.find(class_="ledger-verdict").get_text()
         assert all(article in row.find(class_="ledger-source").get_text() for article in claim.articles)
     row = rows[own.index(CARD.claim)]
-    bounds = [statistic.requirement for statistic in CARD.claim.statistics]
-    assert [li.get_text().strip() for li in row.select("li")] == [
-        f"rising share below: 0; {bounds[0]}",
-        f"rising share above: 1 [0.97, 1]; {bounds[1]}",
-    ]
+    shown = [li.get_text().strip() for li in row.select("li")]
+    deciding = [s for s in CARD.claim.statistics if s.kind == "registered"] or CARD.claim.statistics
+    expected = [f": {claims.value(s, CARD.measured[s.name])}; {s.requirement}" for s in deciding]
+    assert len(shown) == len(expected) and all(text in line for text, line in zip(expected, shown, strict=True)), shown
     for other in set(rows) - {row}:
         assert other.select("td")[1].get_text().strip() in ("not measured", "nothing that can be measured decides it")
+
+
+def test_the_search_leaves_to_the_ledger_what_the_table_repeats(pages):
+    found = (pages / "_static" / "search.js").read_text(encoding="utf-8")
+    assert found.count(CARD.claim.says) == 1 and "Claims settled here" in found
 
 
 def test_the_notebook_that_is_downloaded_has_its_places_still(pages):
@@ -402,7 +406,7 @@ def test_what_is_over_its_budget_is_named(name):
 
 
 def test_the_command_prints_every_chapter_and_flags_what_is_over(tmp_path, capsys):
-    long = v4.new_notebook(cells=[v4.new_markdown_cell("w " * 2501), figure()])
+    long = v4.new_notebook(cells=[v4.new_markdown_cell("w " * 2501), figure("hide-input")])
     for name, notebook in [("01-sample", sample()), ("02-long", long)]:
         (tmp_path / f"{name}.ipynb").write_text(chapters.dumped(notebook), encoding="utf-8")
     assert chapters.main(["measure", *map(str, sorted(tmp_path.iterdir()))]) is None

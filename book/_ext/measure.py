@@ -3,10 +3,10 @@
 A **fold** is what a page shows closed: a directive with the class `dropdown`, and all cells from a `solution-start` of
 that class to its `solution-end`. **Words** are those of the markdown cells, without code, mathematics, comments, and
 the names and options of directives; a word is what stands between spaces and has a letter or a digit. A box's title
-counts with what is in the box; a role counts by what it shows, a reference as one word. **Visible lines** are those that
-are not blank, of code cells not tagged `hide-input` or `remove-input` and of code in the text, outside folds. The
-**first figure** is the first image in the text or in a cell's output. **Minutes** are words outside folds / 200 + visible
-lines / 10.
+counts with what is in the box; a role counts by what it shows, a reference as one word. **Visible lines** are those
+that are not blank, of code cells not tagged `hide-input` or `remove-input` and of code in the text, outside folds. The
+**first figure** is the first image in the text or in a cell's output. **Minutes** are words outside folds / 200 +
+visible lines / 10.
 """
 
 import re

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import nbformat
 
-import ledger
+import ledger_page as page
 import measure
-from batchlab import claims as batchlab_claims
+from batchlab import claims as ledger
 
 MINUTES, SETTLED = measure.PLACES["minutes"], measure.PLACES["claims settled"]
 
 
 def settled(claims, evidence):
-    """Return the table of some claims: what was said, the verdict, and what was measured.
+    """Return the table of some claims: what was said, the verdict, and the measured numbers that it rests on.
 
     Args:
         claims: the claims, in the order of the rows.
@@ -27,21 +27,19 @@ def settled(claims, evidence):
     lines = ["::::{list-table}", ":header-rows: 1", ":widths: 50 50", ":class: settled", ""]
     lines += ["* - What was said, and the verdict", "  - Measured [with its interval], and required"]
     for claim in claims:
-        lines += [f"* - [{ledger._plain(claim.says)}](../book/claims.md#{claim.id})", ""]
-        lines += [f"    {ledger._verdict(claim.verdict)} [· {ledger._articles(claim)}]{{.ledger-source}}", "", "  -"]
+        lines += [f"* - [{page._plain(claim.says)}](../book/claims.md#{claim.id})", ""]
+        source = "our own" if claim.own else page._articles(claim)
+        lines += [f"    {page._verdict(claim.verdict)} [· {source}]{{.ledger-source}}", "", "  -"]
         if claim.id not in evidence:
             lines[-1] += " not measured" if claim.statistics else " nothing that can be measured decides it"
             continue
-        for statistic in claim.statistics:
-            value = _value(evidence[claim.id]["measured"][statistic.name])
-            name = statistic.name.replace("_", " ")
-            lines.append(f"    - {name}: **{value}**; {ledger._minus(ledger._plain(statistic.requirement))}")
+        deciding = [s for s in claim.statistics if s.kind == "registered"] or claim.statistics
+        for s in deciding:
+            value = page._minus(page._plain(ledger.value(s, evidence[claim.id]["measured"][s.name])))
+            name, required = page._plain(s.short or s.name.replace("_", " ")), page._minus(page._plain(s.requirement))
+            kind = "" if s.kind == "registered" else f" [{s.kind}]{{.ledger-kind}}"
+            lines.append(f"    - {name}: **{value}**; {required}{kind}")
     return "\n".join([*lines, "::::"])
-
-
-def _value(measured):
-    estimate, low, high = (ledger._number(measured[end]) for end in ("estimate", "low", "high"))
-    return estimate if measured["low"] == measured["high"] else rf"{estimate} \[{low}, {high}\]"
 
 
 def filled(notebook, slug, claims):
@@ -70,7 +68,7 @@ def filled(notebook, slug, claims):
 
 def _fill(app, docname, source):
     if Path(app.env.doc2path(docname)).suffix == ".ipynb" and any(p in source[0] for p in measure.PLACES.values()):
-        claims = batchlab_claims.load(Path(app.srcdir, "book", "claims.yml"))
+        claims = ledger.load(Path(app.srcdir, "book", "claims.yml"))
         notebook = filled(nbformat.reads(source[0], as_version=4), Path(docname).name, claims)
         source[0] = nbformat.writes(notebook)
 
