@@ -1,13 +1,13 @@
 """Does a large batch suffer more than a small one when some classes are many times as common as others?
 
-Data. MNIST-1D (synthetic; ten classes). Each seed has two training sets of its own, of a size (2,040 and 2,042 signals): a
-balanced one, and a long tail, in which each class is 0.717 times as common as the one before it, so that the first is
-twenty times as common as the last. Which class comes first is ``seed % 10``. Network 40-100-100-10, ReLU, plain SGD
-at a constant learning rate, reshuffled epochs.
+Data. MNIST-1D (synthetic; ten classes). Each seed has two training sets of its own, of a size (2,040 and 2,042
+signals): a balanced one, and a long tail, in which each class is 0.717 times as common as the one before it, so that
+the first is twenty times as common as the last. Which class comes first is ``seed % 10``. Network 40-100-100-10, ReLU,
+plain SGD at a constant learning rate, reshuffled epochs.
 
 Arms. On each of the two sets: the small batch, 64, takes 512 steps (16 epochs); the large one, 512, takes 16 epochs
-(64 steps), or as many steps (512). Each arm has five or six rates, a factor of 2 apart, centred by a pilot on the validation
-losses of seeds 2000 to 2003.
+(64 steps), or as many steps (512). Each arm has five or six rates, a factor of 2 apart, centred by a pilot on the
+validation losses of seeds 2000 to 2003.
 
 Choice of the rate. By the mean validation loss of the tuning seeds 2000 to 2019, on signals distributed as the arm's
 own training set is: what somebody with such data would have. Rates that are tied with the best (``stats.Arm``, rule
