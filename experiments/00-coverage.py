@@ -25,7 +25,6 @@ METHODS = ("bca", "percentile", "expanded", "bootstrap-t", "t")
 SIZES, SHAPES = (5, 10, 20, 40), ("normal", "exponential")
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
 BEST = {"tied": 0.5, "clear": 0.0}  # where arm a's parabola is lowest, in grid steps from 0.2
-OUT = Path(__file__).parents[1] / "results" / "coverage.csv"
 GIVEN = dict(level=LEVEL, resamples=RESAMPLES)
 
 CELLS = (
