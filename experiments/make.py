@@ -46,11 +46,12 @@ def stamp(script):
     """Hashes of the code that decides the rows of a script: of the script, and of what it reaches in each file.
 
     A definition of the package is reached if the script says its name, or a definition that is reached and whose file
-    imports it, at however many removes. What ``sweep`` trains is by contract what ``fit`` does. Comments,
+    imports it, at however many removes. Who says ``sweep`` says ``fit``: by contract they train alike. Comments,
     docstrings, formatting and what nobody names do not count.
     """
     tree = ast.parse(script.read_text(encoding="utf-8"))
-    reached, todo = {}, [(name, None) for name in _names(tree) | {"fit"}]
+    said = _names(tree)
+    reached, todo = {}, [(name, None) for name in said | ({"fit"} if "sweep" in said else set())]
     while todo:
         name, speaker = todo.pop()
         for file, node in _definitions().get(name, ()):
@@ -146,7 +147,7 @@ def stale(script):
 
 def make(script):
     """Run one experiment and store its rows, and beside them how they came about; return the seconds it took."""
-    code, began = stamp(script), time.perf_counter()
+    commit, code, began = _commit(), stamp(script), time.perf_counter()
     rows = results.script(script.stem).rows(cache=CACHE)
     seconds = time.perf_counter() - began
     if "seed" not in rows.columns or not len(rows) or rows.isna().any(axis=None):
@@ -159,7 +160,7 @@ def make(script):
         "script": f"experiments/{script.name}",
         "seeds": _ranges(rows.seed),
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": _commit(),
+        "commit": commit,
         "seconds": round(seconds, 1),
         "environment": environment(),
         "code": code,

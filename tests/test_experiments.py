@@ -25,7 +25,7 @@ from batchlab import data, optim, theory
 
 
 def rows(seeds=range(3), cache=None):
-    """All of them."""
+    """All of them: no sweep."""
     optim.sgd()
     return pd.DataFrame({"seed": [*seeds], "loss": [seed / 3 for seed in seeds], "diverged": False})
 '''
