@@ -21,11 +21,11 @@ import make
 SCRIPTS = make.scripts()
 SCRIPT = '''"""What it asks."""
 import pandas as pd
-from batchlab import data, optim, theory
+from batchlab import optim, sweep
 
 
 def rows(seeds=range(3), cache=None):
-    """All of them: no sweep."""
+    """All of them."""
     optim.sgd()
     return pd.DataFrame({"seed": [*seeds], "loss": [seed / 3 for seed in seeds], "diverged": False})
 '''
@@ -110,8 +110,10 @@ def test_a_rate_that_a_lane_takes_makes_rows_stale(house):
     """Through fit, which the script does not name, and what fit imports."""
     edit(house / "src/batchlab/training/step.py", "FIRST_SCALE = ", "FIRST_SCALE = 1 + ")
     edit(house / "src/batchlab/_seeds.py", "np.random.PCG64(", "np.random.MT19937(")
-    found = make.stale(house / "experiments" / "07-thirds.py")
-    assert found == ["_seeds.py has changed", "training/step.py has changed"]
+    script = house / "experiments" / "07-thirds.py"
+    assert make.stale(script) == ["_seeds.py has changed", "training/step.py has changed"]
+    edit(script, "optim, sweep", "optim")
+    assert "training/loop.py" not in make.stamp(script)  # nothing is trained
 
 
 def test_names_can_be_followed():
