@@ -66,10 +66,11 @@ def _layers(model):
 
 
 def _is_layer_norm(m):
-    """Over all features, with a gain and a shift for each; a ``GroupNorm`` of one group is one."""
+    """Over all features, with a gain and a shift for each and eps > 0; a ``GroupNorm`` of one group is one."""
     if type(m) is nn.GroupNorm:
-        return m.num_groups == 1 and m.affine
-    return type(m) is nn.LayerNorm and len(m.normalized_shape) == 1 and m.weight is not None and m.bias is not None
+        return m.num_groups == 1 and m.affine and m.eps > 0
+    shaped = type(m) is nn.LayerNorm and len(m.normalized_shape) == 1 and m.eps > 0
+    return shaped and m.weight is not None and m.bias is not None
 
 
 def train(plan, runs, threads):
