@@ -18,9 +18,12 @@ ENTRY = {
     "because": "It is.",
     "chapter": "01-gradient-descent",
     "sources": [],
-    "test": {"protocol": "exact", "statistics": {"wetness": {"means": "share of wet water", "above": 0.5}}},
+    "test": {
+        "protocol": "exact",
+        "statistics": {"wetness": {"kind": "finding", "means": "share of wet water", "above": 0.5}},
+    },
 }
-STATISTIC = {"means": "share of wet water"}
+STATISTIC = {"kind": "finding", "means": "share of wet water"}
 
 
 @pytest.fixture
@@ -75,16 +78,14 @@ def test_a_card_carries_its_evidence_and_marks_every_approximate_number(ledger):
     evidence = {"wetness": {"estimate": 0.8123, "low": 0.7001, "high": 0.9002}}
     assert metadata["batchlab"] == {"claim": "water-is-wet", "measured": evidence, "note": "10 seeds <b>"}
     for text in (data["text/plain"], data["text/html"]):
-        assert "holds" in text.lower()
-        for number in ("0.812", "0.7", "0.9"):
-            assert f"≈ {number}" in text
+        assert "holds" in text.lower() and "≈ 0.81 [0.70, 0.90]" in text and "finding" in text
     assert "<b>" not in data["text/html"]
 
 
 @pytest.mark.parametrize(("condition", "bound", "shown"), [("below", 0.5, "≈ 0"), ("equals", 0, "0")])
 def test_only_exact_facts_are_printed_as_exact(ledger, condition, bound, shown):
     ledger(wetness=STATISTIC | {condition: bound})
-    assert f"wetness: {shown}, required" in repr(claims.check("water-is-wet", wetness=(0, (0, 0))))
+    assert f"wetness (finding): {shown}, required" in repr(claims.check("water-is-wet", wetness=(0, (0, 0))))
 
 
 @pytest.mark.parametrize(
@@ -128,12 +129,18 @@ def with_statistic(**fields):
         changed(verdict="untestable"),
         changed(test={"protocol": "XX", "statistics": {"wetness": STATISTIC | {"above": 0}}}),
         changed(test={"protocol": "FE", "statistics": {}}),
-        with_statistic(means="no condition"),
-        with_statistic(means="two conditions", above=0, below=1),
-        with_statistic(means="unknown condition", near=0),
-        with_statistic(above=0.5),
-        with_statistic(means="reversed", within=[1, -1]),
-        with_statistic(means="not finite", above=math.nan),
+        with_statistic(kind="finding", means="no condition"),
+        with_statistic(kind="finding", means="two conditions", above=0, below=1),
+        with_statistic(kind="finding", means="unknown condition", near=0),
+        with_statistic(kind="finding", above=0.5),
+        with_statistic(kind="finding", means="reversed", within=[1, -1]),
+        with_statistic(kind="finding", means="not finite", above=math.nan),
+        with_statistic(means="no kind", above=0.5),
+        with_statistic(kind="hunch", means="no such kind", above=0.5),
+        with_statistic(kind="registered", means="not in the register", above=0.5),
+        with_statistic(kind="finding", half="holds", means="a half of a verdict that has none", above=0.5),
+        with_statistic(kind="finding", means="no half", above=0.5) | {"verdict": "holds-if"},
+        changed(articles=[]),
     ],
 )
 def test_a_bad_ledger_is_refused_with_the_id(write, entry):
@@ -151,3 +158,53 @@ def test_an_untestable_claim_cannot_be_checked(write, monkeypatch):
     monkeypatch.setattr(claims, "_book", lambda: book)
     with pytest.raises(ValueError, match=re.escape("'untestable'")):
         claims.check("water-is-wet")
+
+
+# ---- the register: written before the measurement, and never again
+
+REGISTERED = {"kind": "registered", "means": "share of  wet\nwater", "above": 0.5}
+ROW = "2026-11-27,water-is-wet,wetness,{}\n"
+
+
+def registered(write, fields, protocol="exact"):
+    """Load a ledger with the statistic ``fields`` against the register of REGISTERED under the protocol "exact"."""
+    path = write(ENTRY | {"test": {"protocol": protocol, "statistics": {"wetness": fields}}})
+    test = {"protocol": "exact", "statistics": {"wetness": REGISTERED}}
+    sha256 = claims.digest("water-is-wet", test, "wetness")
+    path.with_name("registered.csv").write_text("date,claim,statistic,sha256\n" + ROW.format(sha256))
+    return claims.load(path)["water-is-wet"].statistics[0]
+
+
+@pytest.mark.parametrize("harmless", [{}, {"means": "share of wet water"}, {"short": "wetness"}, {"varies": "rain"}])
+def test_a_registered_test_bears_its_day(write, harmless):
+    assert registered(write, REGISTERED | harmless).evidence == "registered 2026-11-27"
+
+
+@pytest.mark.parametrize("edit", [{"above": 0.4}, {"means": "share of damp water"}])
+def test_a_test_that_was_edited_since_is_refused(write, edit):
+    with pytest.raises(ValueError, match="'wetness' was edited since it was registered on 2026-11-27"):
+        registered(write, REGISTERED | edit)
+    with pytest.raises(ValueError, match="edited"):
+        registered(write, REGISTERED, protocol="TE")
+
+
+def test_a_register_in_which_a_test_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "registered.csv"
+    path.write_text("date,claim,statistic,sha256\n" + ROW.format("0") + ROW.format("1"))
+    with pytest.raises(ValueError, match="stands twice"):
+        claims.register(path)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "low", "high", "shown"),
+    [
+        (-0.9990, -1, -0.998, "≈ -0.9990 [-1.0000, -0.9980]"),
+        (6.13, 5.8, 6.5, "≈ 6.13 [5.80, 6.50]"),
+        (1234.4, 1200, 1300, "≈ 1,234 [1,200, 1,300]"),
+        (0, 0, 0, "≈ 0"),
+        (2.1e-12, 2e-12, 2.2e-12, "≈ 2.10e-12 [2.00e-12, 2.20e-12]"),
+    ],
+)
+def test_an_interval_is_rounded_where_its_width_says(estimate, low, high, shown):
+    statistic = claims.Statistic("ratio", "a ratio", "above", 0)
+    assert claims.value(statistic, {"estimate": estimate, "low": low, "high": high}) == shown

@@ -3,8 +3,11 @@
 import copy
 import doctest
 import json
+import re
+import subprocess
 
-import ledger as page
+import ledger as book
+import ledger_page as page
 import nbformat
 import pytest
 import yaml
@@ -15,6 +18,7 @@ import chapters as chapter_files
 from conftest import ROOT
 
 BOOK = ROOT / "book"
+CLAIMS = (BOOK / "claims.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -24,32 +28,33 @@ def claims():
 
 @pytest.fixture(scope="module")
 def written():
-    return page.chapters(ROOT / "chapters")
+    return book.chapters(ROOT / "chapters")
 
 
 def test_the_book_has_no_fault(claims, written):
-    contradictions = page.contradictions(BOOK / "claims.yml")
-    assert page.faults(claims, contradictions, page.bibliography(BOOK / "references.bib"), written) == []
+    contradictions = book.contradictions(BOOK / "claims.yml")
+    faults = book.faults(claims, contradictions, book.bibliography(BOOK / "references.bib"), written)
+    assert not faults, "\n".join(faults)
 
 
 def test_there_are_66_claims_from_five_articles(claims):
     assert [claim.number for claim in claims.values()] == list(range(1, 67))
     assert {article for claim in claims.values() for article in claim.articles} == {"000", "001", "002", "003", "004"}
     assert {claim.verdict for claim in claims.values()} <= set(package.VERDICTS)
-    assert {claim.chapter for claim in claims.values()} <= set(page.CHAPTERS)
+    assert {claim.chapter for claim in claims.values()} <= set(book.CHAPTERS)
 
 
 def test_every_chapter_in_the_repository_is_one_of_the_plan(written):
-    assert set(written) <= set(page.CHAPTERS)
+    assert set(written) <= set(book.CHAPTERS)
 
 
 def test_only_chapters_check_claims():
-    assert {name: found["calls"] for name, found in page.chapters(BOOK).items() if found["calls"]} == {}
+    assert {name: found["calls"] for name, found in book.chapters(BOOK).items() if found["calls"]} == {}
 
 
 def test_every_reference_is_cited_somewhere():
     text = "".join(p.read_text(encoding="utf-8") for d in ("book", "chapters") for p in (ROOT / d).glob("*.*[mb]*"))
-    for key in page.bibliography(BOOK / "references.bib"):
+    for key in book.bibliography(BOOK / "references.bib"):
         assert text.count(key) > 1, f"{key} is in references.bib and nowhere else"
 
 
@@ -66,12 +71,12 @@ def test_the_page_and_a_card_require_in_the_same_words(claims):
 def test_a_bibliography_with_a_fault_is_refused(tmp_path, text, error):
     (tmp_path / "some.bib").write_text(text, encoding="utf-8")
     with pytest.raises(Exception, match=error):
-        page.bibliography(tmp_path / "some.bib")
+        book.bibliography(tmp_path / "some.bib")
 
 
 # ---- bad ledgers: each case spoils a small sound one, and the message must name what is spoilt
 
-STATISTIC = {"means": "share of wet water", "above": 0.5}
+STATISTIC = {"kind": "registered", "means": "share of wet water", "above": 0.5}
 CLAIM = {
     "id": "water-is-wet",
     "number": 1,
@@ -102,29 +107,31 @@ SOUND = {
 }
 
 
-def faults(book, directory):
+def faults(entries, directory):
     """What is wrong with a ledger, by whichever door it is refused: loading, or the check against the rest."""
     path = directory / "claims.yml"
-    path.write_text(yaml.safe_dump({k: book[k] for k in ("claims", "contradictions")}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({"claims": SOUND["claims"]}), encoding="utf-8")
+    book.register(path, "2026-11-21")
+    path.write_text(yaml.safe_dump({k: v for k, v in entries.items() if k != "chapters"}), encoding="utf-8")
     try:
         claims = package.load(path)
     except ValueError as refused:
         return [str(refused)]
-    return page.faults(claims, page.contradictions(path), ["bottou2018"], book["chapters"])
+    return book.faults(claims, book.contradictions(path), ["bottou2018"], entries["chapters"])
 
 
 def spoil(path, value):
     """Return SOUND with the place at the end of ``path`` replaced, deleted (None) or put through a function."""
-    book = copy.deepcopy(SOUND)
+    spoilt = copy.deepcopy(SOUND)
     *way, last = path
-    place = book
+    place = spoilt
     for key in way:
         place = place[key]
     if value is None:
         del place[last]
     else:
         place[last] = value(place[last]) if callable(value) else value
-    return book
+    return spoilt
 
 
 def test_a_sound_ledger_has_no_fault(tmp_path):
@@ -169,6 +176,70 @@ def test_a_bad_ledger_fails_with_the_id_in_the_message(path, value, message, tmp
     assert any(message in fault for fault in found), found
 
 
+# ---- kinds of evidence: what a verdict may rest on
+
+HALF = {"holds": STATISTIC | {"half": "holds", "varies": "the weather"}, "fails": STATISTIC | {"half": "fails"}}
+HOLDS_IF = CLAIM | {
+    "verdict": "holds-if",
+    "because": "It depends on the weather.",
+    "if": ["the weather"],
+    "test": {"protocol": "exact", "statistics": HALF},
+}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (CLAIM, None),
+        (CLAIM | {"may": True}, None),
+        (HOLDS_IF, None),
+        ({"kind": "identity"}, "its verdict rests on identities: no registered test"),
+        ({"kind": "finding"}, "its verdict rests on findings: no registered test"),
+        (HOLDS_IF | {"may": True}, "it says 'may'"),
+        (HOLDS_IF | {"if": []}, "holds, if what?"),
+        (HOLDS_IF | {"because": "It depends."}, "its condition 'the weather' is not in the words of `because`"),
+        ({"holds": {"kind": "finding"}}, "the half that holds has no registered test"),
+        ({"fails": {"half": "holds"}}, "the half that fails has no registered test"),
+        ({"holds": {"varies": "the tide"}}, "no registered test varies its condition 'the weather'"),
+    ],
+)
+def test_a_verdict_rests_on_registered_tests_of_both_halves_and_of_its_condition(entry, message, tmp_path):
+    if "kind" in entry:
+        entry = CLAIM | {"test": {"protocol": "exact", "statistics": {"wetness": STATISTIC | entry}}}
+    elif "id" not in entry:
+        statistics = {half: HALF[half] | entry.get(half, {}) for half in HALF}
+        entry = HOLDS_IF | {"test": {"protocol": "exact", "statistics": statistics}}
+    path = tmp_path / "claims.yml"
+    path.write_text(yaml.safe_dump({"claims": [entry]}), encoding="utf-8")
+    book.register(path, "2026-11-27")
+    found = book.faults(package.load(path), [], ["bottou2018"], {"01-gradient-descent": {"calls": [], "evidence": []}})
+    rests = [fault for fault in found if "not checked" not in fault]
+    assert [f"claim 'water-is-wet': {message}" in fault for fault in rests[:1]] == [True] * bool(message), found
+
+
+def test_registering_twice_adds_nothing_and_a_test_given_up_stays_in_the_register(tmp_path):
+    path = tmp_path / "claims.yml"
+    path.write_text(yaml.safe_dump({"claims": [CLAIM], "own": [CLAIM | {"id": "ours", "articles": []}]}))
+    assert book.register(path, "2026-11-21") == ["water-is-wet: wetness", "ours: wetness"]
+    before = path.with_name("registered.csv").read_text()
+    assert book.register(path, "2026-11-27") == [] and path.with_name("registered.csv").read_text() == before
+    assert before.startswith("date,claim,statistic,sha256\n2026-11-21,water-is-wet,wetness,")
+    path.write_text(yaml.safe_dump({"claims": [CLAIM]}))
+    gone = book.withdrawn(package.load(path), package.register(path.with_name("registered.csv")))
+    assert gone == [("ours", "wetness", "2026-11-21")]
+    text = page.entry(package.load(path)["water-is-wet"], EVIDENCE, [("dryness", "2026-11-21")])
+    assert "Registered and withdrawn since, for the reasons in the changelog: dryness (2026-11-21)." in text
+    assert "[registered 2026-11-21]{.ledger-kind}" in text
+
+
+def test_the_register_only_grows():
+    """Where the history is at hand, no line of the register was ever changed or taken away."""
+    log = ["git", "-C", str(ROOT), "log", "--format=", "--patch", "--first-parent", "-m", "--", "book/registered.csv"]
+    history = subprocess.run(log, capture_output=True, text=True)
+    lost = [line for line in history.stdout.splitlines() if line.startswith("-") and not line.startswith("---")]
+    assert lost == []
+
+
 # ---- evidence, from the call in a chapter to the page
 
 
@@ -178,6 +249,11 @@ def chapter_with_evidence(claim, measured, note="60 draws."):
     cell = nbformat.v4.new_code_cell(f'bl.claims.check("{claim.id}", x=1)', execution_count=1)
     cell.outputs = [nbformat.v4.new_output("execute_result", data, metadata=metadata, execution_count=1)]
     return nbformat.v4.new_notebook(cells=[cell])
+
+
+def copy_ledger(to):
+    for name in ("claims.yml", "registered.csv"):
+        (to / name).write_bytes((BOOK / name).read_bytes())
 
 
 @pytest.fixture
@@ -190,7 +266,7 @@ def measured_book(claims, tmp_path):
     }
     for name in ("book", "chapters"):
         (tmp_path / name).mkdir()
-    (tmp_path / "book" / "claims.yml").write_bytes((BOOK / "claims.yml").read_bytes())
+    copy_ledger(tmp_path / "book")
     notebook = chapter_with_evidence(claim, measured)
     (tmp_path / "chapters" / f"{claim.chapter}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     return tmp_path
@@ -198,13 +274,13 @@ def measured_book(claims, tmp_path):
 
 def test_storing_a_chapter_keeps_its_evidence(measured_book):
     (path,) = (measured_book / "chapters").glob("*.ipynb")
-    before = page.chapters(path.parent)
+    before = book.chapters(path.parent)
     path.write_text(chapter_files.dumped(chapter_files.normalised(nbformat.read(path, as_version=4))), encoding="utf-8")
-    assert page.chapters(path.parent) == before
+    assert book.chapters(path.parent) == before
 
 
 def test_what_check_leaves_in_a_chapter_is_what_the_page_shows(measured_book, claims):
-    text = page.page((BOOK / "claims.md").read_text(encoding="utf-8"), measured_book)
+    text = page.page(CLAIMS, page.PAGE, measured_book)
     entry = text.split("{#large-b-bias}")[1].split("{#large-b-stable-gradient}")[0]
     assert "Measured: 0.0002 (90% interval −0.0004 to 0.0008)." in entry
     assert "[Refuted]" in entry and "60 draws." in entry and "not measured" not in entry
@@ -214,10 +290,20 @@ def test_what_check_leaves_in_a_chapter_is_what_the_page_shows(measured_book, cl
     assert f"| {verdict} | {refuted} | 1 |" in text and "| all | 66 | 1 |" in text
 
 
+def test_the_picture_of_the_ledger_has_a_square_for_every_claim_filled_where_it_is_measured(measured_book, claims):
+    text = page.page("<!-- ledger: squares -->\n\n<!-- ledger: legend -->", "index", measured_book)
+    articles = [claim.id for claim in claims.values() if not claim.own]
+    assert re.findall(r'href="book/claims\.html#([^"]+)"', text) == articles
+    assert text.count(' expected"') == len(articles) - 1
+    assert '<a class="claim-refuted" href="book/claims.html#large-b-bias" title="large-b-bias: refuted">' in text
+    assert "1 are measured: 0 [holds]{.ledger-verdict .claim-holds}" in text and "The 65 hollow ones wait" in text
+
+
 def test_a_chapter_that_checks_one_claim_of_its_own_still_owes_the_others(measured_book, claims):
-    found = page.faults(
-        claims, [], page.bibliography(BOOK / "references.bib"), page.chapters(measured_book / "chapters")
+    found = book.faults(
+        claims, [], book.bibliography(BOOK / "references.bib"), book.chapters(measured_book / "chapters")
     )
+    found = [fault for fault in found if "not checked" in fault]
     owed = [c.id for c in claims.values() if c.chapter == "03-mini-batch" and c.id != "large-b-bias"]
     assert found == [f"claim {claim!r}: not checked in 03-mini-batch" for claim in owed]
 
@@ -225,14 +311,14 @@ def test_a_chapter_that_checks_one_claim_of_its_own_still_owes_the_others(measur
 def test_a_claim_without_evidence_is_marked_as_expected_only(claims, tmp_path):
     for name in ("book", "chapters"):
         (tmp_path / name).mkdir()
-    (tmp_path / "book" / "claims.yml").write_bytes((BOOK / "claims.yml").read_bytes())
-    text = page.page((BOOK / "claims.md").read_text(encoding="utf-8"), tmp_path)
+    copy_ledger(tmp_path / "book")
+    text = page.page(CLAIMS, page.PAGE, tmp_path)
     assert text.count("(not measured yet)") == text.count("[Expected: ") == len(claims)
     assert "Measured: " not in text and "../chapters/" not in text
 
 
 def test_every_claim_has_one_anchor_and_one_heading(claims):
-    lines = page.page((BOOK / "claims.md").read_text(encoding="utf-8")).splitlines()
+    lines = page.page(CLAIMS, page.PAGE).splitlines()
     for claim in claims:
         assert lines.count(f"{{#{claim}}}") == lines.count(f"### {claim}") == 1
 
@@ -249,7 +335,7 @@ def test_the_built_page_has_every_anchor_and_shows_what_is_measured(site, claims
 @pytest.mark.parametrize("text", ["no place at all", "<!-- ledger: index -->" * 2])
 def test_a_page_without_its_places_is_refused(text):
     with pytest.raises(ValueError, match="expected once"):
-        page.page(text)
+        page.page(text, page.PAGE)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
-"""Write the claims ledger's page from book/claims.yml and from the evidence stored in the executed chapters.
+"""What the ledger, its register, the chapters and the bibliography owe one another.
 
-The page book/claims.md says in its own words what the ledger is; this extension fills in what can be counted. Evidence
-is what `batchlab.claims.check` left in a chapter's outputs (the key "batchlab" of an output's metadata), so the page
-shows a number only if a chapter really measured it.
+    python book/_ext/ledger.py register
+
+writes today's date and the hash of its text into book/registered.csv for every test that is marked ``registered`` and
+not registered yet: run it, and commit, before the test is measured. The file only grows.
 """
 
+import csv
+import datetime
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -15,7 +19,6 @@ from pybtex.database import parse_file
 from batchlab import claims as ledger
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = "book/claims"
 CHAPTERS = {
     "01-gradient-descent": "Gradient descent",
     "02-stochastic-gradient-descent": "Stochastic gradient descent",
@@ -84,14 +87,41 @@ def faults(claims, contradictions, keys, chapters):
 
 
 def _faults_of_claims(claims, keys):
-    for number, claim in enumerate(claims.values(), 1):
-        if claim.number != number:
-            yield f"claim {claim.id!r}: number {claim.number} in place {number}"
+    for own in (False, True):
+        for number, claim in enumerate((c for c in claims.values() if c.own == own), 1):
+            if claim.number != number:
+                yield f"claim {claim.id!r}: number {claim.number} in place {number}"
+    for claim in claims.values():
         if claim.chapter not in CHAPTERS:
             yield f"claim {claim.id!r}: unknown chapter {claim.chapter!r}"
         for source in claim.sources:
             if source not in keys:
                 yield f"claim {claim.id!r}: source {source!r} is not in book/references.bib"
+
+
+def _faults_of_evidence_kinds(claim):
+    """A verdict rests on tests that were registered and could fail, one for each half, and on conditions varied."""
+    registered = [s for s in claim.statistics if s.kind == "registered"]
+    if claim.verdict != "holds-if":
+        if claim.statistics and not registered:
+            yield f"claim {claim.id!r}: its verdict rests on {_kinds(claim.statistics)}: no registered test"
+        return
+    for half in ledger.HALVES:
+        if not any(s.half == half for s in registered):
+            yield f"claim {claim.id!r}: the half that {half} has no registered test"
+    if claim.may:
+        yield f"claim {claim.id!r}: it says 'may': one protocol that shows it is enough for 'holds', not 'holds-if'"
+    if not claim.conditions:
+        yield f"claim {claim.id!r}: holds, if what? `if` names no condition"
+    for condition in claim.conditions:
+        if condition not in claim.because:
+            yield f"claim {claim.id!r}: its condition {condition!r} is not in the words of `because`"
+        if not any(s.varies == condition for s in registered):
+            yield f"claim {claim.id!r}: no registered test varies its condition {condition!r}"
+
+
+def _kinds(statistics):
+    return " and ".join(sorted({{"identity": "identities", "finding": "findings"}[s.kind] for s in statistics}))
 
 
 def _faults_of_contradictions(contradictions, claims):
@@ -133,6 +163,8 @@ def _faults_of_chapters(chapters, claims):
     for claim in claims.values():
         if claim.chapter in chapters and claim.statistics and claim.id not in checked:
             yield f"claim {claim.id!r}: not checked in {claim.chapter}"
+        if claim.chapter in chapters:
+            yield from _faults_of_evidence_kinds(claim)
 
 
 def _faults_of_evidence(slug, claim, measured):
@@ -148,155 +180,39 @@ def _faults_of_evidence(slug, claim, measured):
             )
 
 
-# ---- the page
+# ---- the register
 
 
-def result(statistic, measured):
-    """Return a measured statistic in words, with its interval where it has one.
+def withdrawn(claims, register):
+    """Return the tests that were registered and stand in the ledger no more: [(claim id, statistic, day), ...]."""
+    stands = {(claim.id, s.name) for claim in claims.values() for s in claim.statistics}
+    return [(*test, day) for test, (day, _) in register.items() if test not in stands]
 
-    >>> result(ledger.Statistic("share", "share", "above", 0.05), {"estimate": 0.15, "low": 0.13, "high": 0.172})
-    '0.15 (95% interval 0.13 to 0.172)'
+
+def register(path, today):
+    """Append the tests that are marked registered and not in the register yet; return their names.
+
+    Args:
+        path: the ledger; its register is ``registered.csv`` beside it.
+        today: the date to write, as in ``2026-11-27``.
     """
-    if measured["low"] == measured["high"]:
-        return _number(measured["estimate"])
-    level = "90%" if "90% interval" in statistic.means else "95%"
-    return (
-        f"{_number(measured['estimate'])} ({level} interval {_number(measured['low'])} to {_number(measured['high'])})"
-    )
+    book = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    known = ledger.register(Path(path).with_name("registered.csv"))
+    new = []
+    for entry in [*book.get("claims", []), *book.get("own", [])]:
+        test = entry.get("test", {"statistics": {}})
+        for name, fields in test["statistics"].items():
+            if fields["kind"] == "registered" and (entry["id"], name) not in known:
+                new.append((today, entry["id"], name, ledger.digest(entry["id"], test, name)))
+    with open(Path(path).with_name("registered.csv"), "a", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        if file.tell() == 0:
+            rows.writerow(["date", "claim", "statistic", "sha256"])
+        rows.writerows(new)
+    return [f"{claim}: {name}" for _, claim, name, _ in new]
 
 
-def _number(x, digits=3):
-    return _minus(f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.{digits}g}")
-
-
-def _minus(text):
-    """The sign that a printed page has for a number's hyphen."""
-    return text.replace("-", "−")
-
-
-def _plain(text):
-    """Escape what MyST would read as markup, and set subscripts: λ_max, S_min, B_crit."""
-    text = re.sub(r"([\\`*_{}\[\]<>|#$~])", r"\\\1", text)
-    return re.sub(r"\b([λSB])\\_([a-z]+)", r"\1{sub}`\2`", text)
-
-
-def _verdict(verdict, words=None):
-    """Set a verdict with its sign and its colour, in its own words or in ``words``."""
-    return f"[{words or ledger.VERDICTS[verdict]}]{{.ledger-verdict .claim-{verdict}}}"
-
-
-def _link(slug, text, chapters):
-    return f"[{text}](../chapters/{slug}.ipynb)" if slug in chapters else text
-
-
-def _articles(claim):
-    return ("article " if len(claim.articles) == 1 else "articles ") + ", ".join(claim.articles)
-
-
-def summary(claims, evidence):
-    """Return the table of verdicts: how many claims have each, and how many of those are measured."""
-    lines = ["| Verdict | Claims | Measured so far |", "| :-- | --: | --: |"]
-    for verdict in ledger.VERDICTS:
-        ids = [claim.id for claim in claims.values() if claim.verdict == verdict]
-        lines.append(f"| {_verdict(verdict)} | {len(ids)} | {sum(i in evidence for i in ids)} |")
-    lines.append(f"| all | {len(claims)} | {len(evidence)} |")
-    return "\n".join(lines)
-
-
-def contradiction_table(entries, claims, chapters):
-    """Return the table of contradictions, one row a question."""
-    lines = ["::::{list-table}", ":header-rows: 1", ":widths: 30 70", ":class: ledger-contradictions", ""]
-    lines += ["* - The question", "  - What the articles say, and the verdict"]
-    for entry in entries:
-        settled = _link(entry["settled_by"], f"chapter {int(entry['settled_by'][:2])}", chapters)
-        later = "" if entry["settled_by"] in chapters else ", not written yet"
-        lines += [f"* - {_plain(entry['question'])}", "", f"    Settled in {settled}{later}.", "", "  -"]
-        for side in entry["sides"]:
-            says = f"{side['article']}: {_plain(side['says'])}"
-            if "claim" in side:
-                verdict = claims[side["claim"]].verdict
-                says += " " + _verdict(verdict, f"[{ledger.VERDICTS[verdict]}](#{side['claim']})")
-            lines.append(f"    - {says}")
-    return "\n".join([*lines, "::::"])
-
-
-def index(claims, evidence, chapters):
-    """Return the table of all claims by number: where each is tested, and with which verdict."""
-    lines = ["| No. | Claim | Verdict | Measured |", "| --: | :-- | :-- | :-- |"]
-    for claim in claims.values():
-        chapter = f"chapter {int(claim.chapter[:2])}"
-        done = _link(claim.chapter, chapter, chapters) if claim.id in evidence else f"not yet ({chapter})"
-        lines.append(f"| {claim.number} | [{claim.id}](#{claim.id}) | {_verdict(claim.verdict)} | {done} |")
-    return "\n".join(lines)
-
-
-def entry(claim, evidence):
-    """Return one claim's entry; ``evidence`` is None while it is not measured."""
-    words = ledger.VERDICTS[claim.verdict]
-    verdict = words.capitalize() if evidence else f"Expected: {words}"
-    lines = [
-        f"{{#{claim.id}}}",
-        f"### {claim.id}",
-        "",
-        f"[Claim {claim.number}, {_articles(claim)}]{{.ledger-source}}",
-        "",
-        f"> {_plain(claim.says)}",
-        "",
-        _verdict(claim.verdict, verdict) + ("" if evidence else " (not measured yet)"),
-        "",
-        _plain(claim.because),
-        "",
-    ]
-    for s in claim.statistics:
-        value = f" **Measured: {result(s, evidence['measured'][s.name])}.**" if evidence else ""
-        lines.append(f"- {_plain(s.means)} Required: {_minus(_plain(s.requirement))}.{value}")
-    notes = [_plain(evidence["note"])] if evidence and evidence["note"] else []
-    if claim.protocols:
-        notes.append(f"Protocol: {', '.join(claim.protocols)}.")
-    if claim.sources:
-        notes.append("See " + ", ".join(f"{{cite:t}}`{key}`" for key in claim.sources) + ".")
-    return "\n".join([*lines, "", " ".join(notes), ""])
-
-
-def entries(claims, evidence, chapters):
-    """Return every claim's entry, chapter by chapter."""
-    parts = []
-    for slug, title in CHAPTERS.items():
-        here = [claim for claim in claims.values() if claim.chapter == slug]
-        if here:
-            where = f"Tested in {_link(slug, f'chapter {int(slug[:2])}', chapters)}."
-            parts.append(
-                f"## {int(slug[:2])}. {title}\n\n{where if slug in chapters else 'Chapter not written yet.'}\n"
-            )
-            parts += [entry(claim, evidence.get(claim.id)) for claim in here]
-    return "\n".join(parts)
-
-
-def page(text, root=ROOT):
-    """Fill the places of book/claims.md that are marked <!-- ledger: summary --> and so on."""
-    path = Path(root) / "book" / "claims.yml"
-    claims, written = ledger.load(path), chapters(Path(root) / "chapters")
-    evidence = {e["claim"]: e for chapter in written.values() for e in chapter["evidence"]}
-    parts = {
-        "summary": summary(claims, evidence),
-        "contradictions": contradiction_table(contradictions(path), claims, written),
-        "index": index(claims, evidence, written),
-        "entries": entries(claims, evidence, written),
-    }
-    for name, part in parts.items():
-        placeholder = f"<!-- ledger: {name} -->"
-        if text.count(placeholder) != 1:
-            raise ValueError(f"book/claims.md has {placeholder!r} {text.count(placeholder)} times: expected once")
-        text = text.replace(placeholder, part)
-    return text
-
-
-def _fill(app, docname, source):
-    if docname == PAGE:
-        source[0] = page(source[0], app.srcdir)
-
-
-def setup(app):
-    app.connect("source-read", _fill)
-    app.connect("env-get-outdated", lambda app, env, added, changed, removed: [PAGE] if PAGE in env.found_docs else [])
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+if __name__ == "__main__":
+    if sys.argv[1:] != ["register"]:
+        sys.exit(__doc__)
+    print("\n".join(register(ROOT / "book" / "claims.yml", str(datetime.date.today()))) or "nothing new")
