@@ -173,9 +173,8 @@ def speeds(workload, batch_size, seconds, rounds, only=None):
         n for n in workload.rivals if only is None or n in (LOOP, workload.ours, *only)
     ).items():
         advance, networks = make(run, RATES, SEEDS)
-        steps, cold = steps_for(
-            advance, networks, seconds * (8 if name == LONG else 1)
-        )  # its lanes are built in a call
+        long = 20 if name == LONG else 1  # its calls begin lanes, which takes up to two seconds
+        steps, cold = steps_for(advance, networks, seconds * long)
         advance(steps)
         rivals[name] = (advance, networks, steps, cold, [])
     for _ in range(rounds):
