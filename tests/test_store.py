@@ -341,7 +341,10 @@ def asked(monkeypatch):
         return real(plan, runs)
 
     monkeypatch.setattr(stacked, "train", plainly)
-    return seen
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # each thread would have a stack of its own
+    yield seen
+    torch.set_num_threads(before)
 
 
 def test_lanes_of_another_engine_are_other_lanes(tmp_path, asked):
