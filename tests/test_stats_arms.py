@@ -1,7 +1,5 @@
 """What compares two ways to train: tuned, clustered, at a matched loss, twice differenced; and how often it covers."""
 
-import csv
-import importlib.util
 import math
 
 import numpy as np
@@ -10,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from batchlab import stats
+from batchlab import results, stats
 from batchlab._seeds import generator
 from batchlab.stats import Arm
-
-from conftest import ROOT
 
 RNG = np.random.default_rng
 INF = math.inf
@@ -240,7 +236,20 @@ def test_the_edge_of_the_grid_is_told():
     with pytest.raises(ValueError, match=r"edge of its grid \(0\.4 of b\): .*edge='allow'"):
         stats.tuned_difference(inside, low)
     assert stats.tuned_mean(low, edge="allow").estimate == pytest.approx(test[:, 2].mean())
-    stats.tuned_mean(inside)
+    stats.tuned_mean(inside, rule="best")
+
+
+def test_an_edge_that_resamples_choose_is_told_too():
+    excess = np.array([2.0, 1, -1, 3, 1, -2, 2, 1, -1.5])  # of rate 0.1 over 0.2: mean 0.61, often below 0 in resamples
+    validation = np.stack([excess, 0 * excess, 9 + 0 * excess], 1)
+    arm = Arm([0.1, 0.2, 0.4], validation, np.ones((9, 3)))
+    share = np.mean([excess[rows].mean() < 0 for rows in RNG(0).integers(9, size=(4000, 9))])
+    assert arm.chosen() == (0.2,) and 0.05 < share < 0.3
+    with pytest.raises(ValueError, match=r"edge of its grid \(0\.1 of arm, in (\d+)% of resamples\)") as told:
+        stats.tuned_mean(arm)
+    assert abs(int(str(told.value).split("in ")[1].split("%")[0]) / 100 - share) < 0.03
+    stats.tuned_mean(arm, edge="allow")
+    assert stats.tuned_mean(Arm([0.1, 0.2, 0.4], validation + [[50, 0, 0]], np.ones((9, 3)))).estimate == 1
 
 
 # --- Matched loss ------------------------------------------------------------------------------------------------
@@ -334,6 +343,7 @@ L, A = [[3.0, 1.0], [3.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]
         (lambda: stats.matched_loss(L, A, L, A, at=0.5), "at = 0.5: .*loss_a never reaches 0.5 in rows .0 1."),
         (lambda: stats.matched_loss(L, A, [[3, 1], [3, 2]], A, at=1.5), "loss_b never reaches 1.5 in rows .1."),
         (lambda: stats.matched_loss(L, A, [[2, 1], [3, 1]], A, at=2.5), "loss_b starts below 2.5 in rows .0."),
+        (lambda: stats.matched_loss(L, A, [[2, 3, 1]] * 2, [[0, 0, 1]] * 2, at=2.5), "loss_b starts below 2.5"),
         (lambda: stats.matched_loss(L, A, L, A, at=(0.5, 2)), "loss_a never reaches 0.5"),
         (lambda: stats.matched_loss(L, A, L, A, at=(2, 1)), "at = .*low below high"),
         (lambda: stats.matched_loss(L, A, L, A, at=(1, 2, 3)), "at.shape"),
@@ -357,30 +367,49 @@ def test_nonsense_is_refused(make, name):
 
 
 def experiment():
-    spec = importlib.util.spec_from_file_location("coverage", ROOT / "experiments" / "00-coverage.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return results.script("00-coverage")
 
 
 def table():
-    with (ROOT / "results" / "coverage.csv").open(encoding="utf-8") as file:
-        return {(row["method"], int(row["n"]), row["shape"]): row for row in csv.DictReader(file)}
+    return {(row.method, row.n, row.shape): row for row in results.read("00-coverage").itertuples()}
 
 
 def test_the_committed_table_has_every_cell_with_its_error():
     module, rows = experiment(), table()
     assert list(rows) == module.CELLS
     for row in rows.values():
-        share = float(row["covered"])
-        assert float(row["nominal"]) == 0.95 and int(row["seed"]) == module.SEED
-        assert float(row["mcse"]) == pytest.approx(math.sqrt(share * (1 - share) / module.REPEATS), abs=6e-5)
+        share = row.covered
+        assert row.nominal == 0.95 and row.seed == module.SEED
+        error = math.sqrt(share * (1 - share) / module.REPEATS)
+        assert row.mcse == pytest.approx(error, abs=1e-4)  # both are rounded
+
+
+@pytest.mark.parametrize(
+    "subject, cell, said",
+    [
+        (stats.bootstrap, ("bca", 10, "normal"), "90% (normal values)"),
+        (stats.bootstrap, ("bca", 10, "exponential"), "88% (exponential ones)"),
+        (stats.bootstrap, ("bca", 20, "normal"), "at n = 20 the default had 93%"),
+        (stats.bootstrap, ("bca, clustered", 10, "classes of 5"), "the default covered with 88%"),
+        (stats.bootstrap_t, ("bootstrap-t", 10, "exponential"), "94% for exponential ones"),
+        (stats.mean_interval, ("t", 10, "exponential"), "of exponential values, 91%"),
+        (stats.mean_interval, ("t, clustered", 5, "classes of 5"), "it covered with 94%"),
+        (stats.mean_interval, ("t", 5, "classes of 5"), "with 73% where it was not told"),
+        (stats.tuned_mean, ("tuned", 10, "tied"), "97% at n = 10"),
+        (stats.tuned_mean, ("tuned once", 10, "tied"), "with 47% and 14%"),
+        (stats.tuned_mean, ("tuned once", 20, "tied"), "and 14%"),
+    ],
+)
+def test_docstrings_say_what_the_table_says(subject, cell, said):
+    share = table()[cell].covered
+    assert said in " ".join(subject.__doc__.split())
+    assert any(float(part.split()[-1]) == round(100 * share) for part in said.split("%")[:-1])
 
 
 @pytest.mark.parametrize("cell", [("bca", 10, "normal"), ("tuned", 10, "tied"), ("tuned once", 10, "tied")])
 def test_fresh_draws_of_a_cell_agree_with_the_table(cell):
     module, repeats = experiment(), 200
-    committed, (found, _) = float(table()[cell]["covered"]), module.covered(cell, repeats, seed=1)
+    committed, (found, _) = table()[cell].covered, module.covered(cell, repeats, seed=1)
     pooled = (committed * module.REPEATS + found * repeats) / (module.REPEATS + repeats)
     error = math.sqrt(pooled * (1 - pooled) * (1 / module.REPEATS + 1 / repeats))
     assert abs(found - committed) <= 4 * error

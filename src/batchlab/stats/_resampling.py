@@ -24,11 +24,15 @@ def bootstrap(values, statistic=None, *, clusters=None, level=0.95, method="bca"
             resampled. A statistic is given the rows of the clusters drawn; the mean by default is that of the clusters'
             means, in which each cluster counts once, whatever its size.
         method: "bca" (bias-corrected and accelerated), "percentile", or "expanded": the percentile interval at the
-            level that makes it as wide as Student's t, which is 2 Phi(t sqrt(n / (n - 1))) - 1 (Hesterberg 2015).
+            level 2 Phi(t sqrt(n / (n - 1))) - 1, about as wide as Student's t (Hesterberg 2015).
 
-    With few seeds the first two are too narrow. A nominal 95% interval for the mean of n normal values covers it
-    (percentile; bca is a point lower) with 90% at n = 10, 93% at n = 20 and 94% at n = 50: P(|t| < 1.96 sqrt((n - 1) /
-    n)) with n - 1 degrees of freedom. Values that are all equal give an interval of width 0.
+    With few seeds the first two are too narrow. At n = 10 the default's nominal 95% interval of the mean covered it
+    with 90% (normal values) and 88% (exponential ones), where "expanded" had 94% and 92%, ``mean_interval`` 95% and
+    91%, ``bootstrap_t`` 95% and 94%; at n = 20 the default had 93% and 90% (results/00-coverage.csv, each to about 1%).
+    Theory for "percentile", normal values: P(|t| < 1.96 sqrt((n - 1) / n)) with n - 1 degrees of freedom, 90% at
+    n = 10 and 94% at n = 50. With ten clusters or fewer take ``mean_interval``: of ten classes of five seeds,
+    correlated 0.5, the default covered with 88%, and with 71% where it was not told of them. Values that are all equal
+    give an interval of width 0.
 
     Raises ValueError on fewer than two seeds or clusters, NaN, or data for which "bca" is not defined.
 
@@ -51,12 +55,14 @@ def bootstrap(values, statistic=None, *, clusters=None, level=0.95, method="bca"
         return Interval(estimate, estimate, estimate, level)
     if statistic is None:
         return resampled(lambda rows, axis: values[rows].mean(axis=axis), len(values), vectorized=True, **given)
+    if clusters is None:
+        return resampled(lambda rows: statistic(values[rows]), len(values), vectorized=False, **given)
     members = [np.flatnonzero(numbers == unit) for unit in range(numbers.max() + 1)]
 
-    def of_units(units):
-        return statistic(values[np.concatenate([members[unit] for unit in units])])
+    def of_clusters(drawn):
+        return statistic(values[np.concatenate([members[unit] for unit in drawn])])
 
-    return resampled(of_units, len(members), vectorized=False, **given)
+    return resampled(of_clusters, len(members), vectorized=False, **given)
 
 
 def bootstrap_t(values, *, clusters=None, level=0.95, resamples=9999, seed=0):
@@ -65,7 +71,8 @@ def bootstrap_t(values, *, clusters=None, level=0.95, resamples=9999, seed=0):
     It resamples t = (mean* - mean) / (sd* / sqrt(n)) and puts its quantiles in the place of Student's, so that a skewed
     truth gets a skewed interval. With clusters the values are the clusters' means, as in ``bootstrap``. A resample
     whose values are all alike has an infinite t; where so many are that a bound would be infinite (n = 2 or 3, or
-    values nearly all alike), ValueError.
+    values nearly all alike), ValueError. At n = 10 it covered with 95% for normal values and 94% for exponential ones,
+    at n = 5 with 95% and 93%, but there it was 1.5 and 2.6 times as wide as Student's (results/00-coverage.csv).
 
     >>> estimate, (low, high) = bootstrap_t([1, 2, 2, 3, 3, 4, 9, 20])
     >>> estimate, high - estimate > 2 * (estimate - low)  # skewed, as the values are

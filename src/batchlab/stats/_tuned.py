@@ -59,13 +59,18 @@ def tuned_mean(arm, *, rule="best", edge="error", clusters=None, level=0.95, res
         rule: "best", the rate with the least mean validation score (of several, the smallest); or "tied", the average
             over all rates whose mean validation score isn't worse than the best's by more than one standard error of
             their paired difference: the one-standard-error rule (Breiman et al. 1984), between paired runs.
-        edge: a chosen rate at the end of its grid is no optimum, and an error: widen the grid, or say "allow". (A grid
-            of one rate has no ends.)
+        edge: a chosen rate at an end of its grid is no optimum, and an error: on all seeds, or in more than a share of
+            (1 - level) / 2 of the resamples, so that a bound may hang on it. Widen the grid, or say "allow". (A grid of
+            one rate has no ends.)
         clusters: one label a row, where seeds are nested in something: whole clusters are resampled, each counts once.
 
     What is estimated is what tuning with so many seeds gives, whichever rate it takes. The interval is the "expanded"
-    percentile of ``bootstrap``. Raises ValueError where a rate that some resample chose has a test value that isn't
-    finite, and names it.
+    percentile of ``bootstrap``. Where two rates were tied and their test values 1.4 of a seed's standard deviations
+    apart, a nominal 95% interval covered with 97% at n = 10 and 96% at n = 20 ("tied": with 96% to 97%, and narrower);
+    one that tuned once and resampled at the rates chosen, with 47% and 14%. Where one rate was clearly best, all of
+    them covered with 93% to 94% (results/00-coverage.csv).
+
+    Raises ValueError where a rate that some resample chose has a test value that isn't finite, and names it.
 
     >>> arm = Arm([0.1, 0.2, 0.4], [[9, 5, 7], [9, 6, 7], [9, 5, 8]], [[6, 8, 7], [6, 9, 7], [6, 8, 7]])
     >>> print(tuned_mean(arm))
@@ -89,41 +94,50 @@ def tuned_difference(a, b, *, rule="best", edge="error", clusters=None, level=0.
     return _tuned({"a": (1, a), "b": (-1, b)}, rule, edge, clusters, level=level, resamples=resamples, seed=seed)
 
 
-def _tuned(arms, rule, edge, clusters, **options):
+def _tuned(arms, rule, edge, clusters, *, level, resamples, seed):
     one_of("rule", rule, RULES)
     one_of("edge", edge, ("error", "allow"))
-    at_edge = []
     for name, (_, arm) in arms.items():
         if not isinstance(arm, Arm):
             fail(name, arm, "a stats.Arm")
-        if len(arm.rates) > 1:
-            ends = set(arm.rates[[0, -1]]).intersection(arm.chosen(rule, clusters=clusters))
-            at_edge += [f"{rate:g} of {name}" for rate in sorted(ends)]
     seeds = tuple(len(arm.test) for _, arm in arms.values())
     if len(set(seeds)) > 1:
         fail("seeds", seeds, "equal numbers: arms paired by seed")
-    if at_edge and edge == "error":
-        where = ", ".join(at_edge)
-        raise ValueError(f"a chosen lr is at the edge of its grid ({where}): widen the grid there, or say edge='allow'")
-    tables = {
-        name: (sign, arm.rates, unit_means(arm.validation, clusters), _unit_tests(arm.test, clusters))
-        for name, (sign, arm) in arms.items()
-    }
+    with np.errstate(invalid="ignore"):  # infinities of both signs in one cluster: not finite, whatever comes out
+        tables = {
+            name: (sign, arm.rates, unit_means(arm.validation, clusters), unit_means(arm.test, clusters))
+            for name, (sign, arm) in arms.items()
+        }
     units = len(next(iter(tables.values()))[2])
 
     def statistic(drawn, axis):
         rows = np.atleast_2d(drawn)
         numbers = (rows + units * np.arange(len(rows))[:, None]).ravel()
         shares = np.bincount(numbers, minlength=units * len(rows)).reshape(len(rows), units) / units
-        total = sum(sign * _value(name, *table, shares, rule) for name, (sign, *table) in tables.items())
+        total = 0
+        for name, (sign, rates, validation, test) in tables.items():
+            weights = _weights(validation, shares, rule)
+            if edge == "error":
+                _refuse_edge(name, rates, weights, (1 - level) / 2)
+            total = total + sign * _values(name, rates, weights, test, shares)
         return total if drawn.ndim == 2 else total[0]
 
-    return resampled(statistic, units, method="expanded", vectorized=True, **options)
+    options = dict(level=level, method="expanded", resamples=resamples, seed=seed)
+    return resampled(statistic, units, vectorized=True, **options)
 
 
-def _value(name, rates, validation, test, shares, rule):
+def _refuse_edge(name, rates, weights, tail):
+    """Raise where an end of the grid is chosen on all seeds, or in so many resamples that a bound may hang on it."""
+    for end in (0, -1) if len(rates) > 1 else ():
+        share = (weights[:, end] > 0).mean()
+        if share > tail:
+            when = f", in {share:.0%} of resamples" if len(weights) > 1 else ""
+            where = f"{rates[end]:g} of {name}{when}"
+            raise ValueError(f"a chosen lr is at the edge of its grid ({where}): widen it there, or say edge='allow'")
+
+
+def _values(name, rates, weights, test, shares):
     """For each row of ``shares`` (resamples, units) the mean test value at the rates chosen there."""
-    weights = _weights(validation, shares, rule)
     wrong = weights.any(0) & ~np.isfinite(test).all(0)
     if wrong.any():
         fail(f"test of {name} at lr {rates[wrong][0]:g}", test[:, wrong][:, 0], "finite values: some resample chose it")
@@ -146,11 +160,6 @@ def _weights(validation, shares, rule):
     weights = np.zeros((len(shares), len(usable)))
     weights[:, usable] = chosen / chosen.sum(1, keepdims=True)
     return weights
-
-
-def _unit_tests(test, clusters):
-    with np.errstate(invalid="ignore"):  # infinities of both signs: not finite, whatever comes out
-        return unit_means(test, clusters)
 
 
 def _grid(name, values, rates):
