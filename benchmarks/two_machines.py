@@ -1,7 +1,7 @@
 """Time to a training loss of 1.0 on MNIST-1D, by batch size: one core beside the GPU of the same computer.
 
-python benchmarks/two_machines.py --save results   (two minutes on an H100 or H200; --quick, without a GPU, shows that it
-runs). For a small and a large network: steps to the target with the rate tuned at each batch size on seeds that are not
+python benchmarks/two_machines.py --save results   (two minutes on an H200; --quick, without a GPU, shows that it runs).
+For a small and a large network: steps to the target with the rate tuned at each batch size on seeds that are not
 counted, and the seconds of one PyTorch step on one core, on all cores and on the GPU. Chapter 4 multiplies the two.
 """
 
