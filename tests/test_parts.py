@@ -85,7 +85,8 @@ def pages(tmp_path_factory):
     for path in chapters.notebooks(tree):
         path.unlink()
     (tree / "chapters" / f"{SLUG}.ipynb").write_text(chapters.dumped(chapters.normalised(sample())), encoding="utf-8")
-    (tree / "index.md").write_text("# A book\n\nOf one chapter.\n", encoding="utf-8")
+    places = re.findall("<!-- ledger: .*? -->", (tree / "index.md").read_text(encoding="utf-8"))
+    (tree / "index.md").write_text("\n\n".join(["# A book", "Of one chapter.", *places]), encoding="utf-8")
     files = [f"chapters/{SLUG}", "book/claims", "book/notation", "book/glossary", "book/references"]
     toc = "format: jb-book\nroot: index\nparts:\n- caption: All\n  chapters:\n"
     (tree / "_toc.yml").write_text(toc + "".join(f"  - file: {name}\n" for name in files), encoding="utf-8")

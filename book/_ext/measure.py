@@ -97,7 +97,7 @@ class _Text:
         options = " ".join(takewhile(OPTION.match, following))
         fold = bool(re.search(r":class:.*\bdropdown\b", options)) or name == "dropdown"
         inside = "mathematics" if name == "math" else "code" if not name or name.startswith("code") else ""
-        self.fences.append((marks, inside, fold and not name.startswith("solution-")))
+        self.fences.append((marks, inside, fold))
         if name == "solution-start":
             self.solution = fold
         elif name == "solution-end":
