@@ -3,6 +3,7 @@
 import copy
 import doctest
 import json
+import re
 import subprocess
 
 import ledger as book
@@ -17,6 +18,7 @@ import chapters as chapter_files
 from conftest import ROOT
 
 BOOK = ROOT / "book"
+CLAIMS = (BOOK / "claims.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,8 @@ def written():
 
 def test_the_book_has_no_fault(claims, written):
     contradictions = book.contradictions(BOOK / "claims.yml")
-    assert book.faults(claims, contradictions, book.bibliography(BOOK / "references.bib"), written) == []
+    faults = book.faults(claims, contradictions, book.bibliography(BOOK / "references.bib"), written)
+    assert not faults, "\n".join(faults)
 
 
 def test_there_are_66_claims_from_five_articles(claims):
@@ -277,7 +280,7 @@ def test_storing_a_chapter_keeps_its_evidence(measured_book):
 
 
 def test_what_check_leaves_in_a_chapter_is_what_the_page_shows(measured_book, claims):
-    text = page.page((BOOK / "claims.md").read_text(encoding="utf-8"), measured_book)
+    text = page.page(CLAIMS, page.PAGE, measured_book)
     entry = text.split("{#large-b-bias}")[1].split("{#large-b-stable-gradient}")[0]
     assert "Measured: 0.0002 (90% interval −0.0004 to 0.0008)." in entry
     assert "[Refuted]" in entry and "60 draws." in entry and "not measured" not in entry
@@ -285,6 +288,15 @@ def test_what_check_leaves_in_a_chapter_is_what_the_page_shows(measured_book, cl
     assert f"| [large-b-bias](#large-b-bias) | {verdict} | [chapter 3](../chapters/03-mini-batch.ipynb) |" in text
     refuted = sum(claim.verdict == "refuted" for claim in claims.values())
     assert f"| {verdict} | {refuted} | 1 |" in text and "| all | 66 | 1 |" in text
+
+
+def test_the_picture_of_the_ledger_has_a_square_for_every_claim_filled_where_it_is_measured(measured_book, claims):
+    text = page.page("<!-- ledger: squares -->\n\n<!-- ledger: legend -->", "index", measured_book)
+    articles = [claim.id for claim in claims.values() if not claim.own]
+    assert re.findall(r'href="book/claims\.html#([^"]+)"', text) == articles
+    assert text.count(' expected"') == len(articles) - 1
+    assert '<a class="claim-refuted" href="book/claims.html#large-b-bias" title="large-b-bias: refuted">' in text
+    assert "1 are measured: 0 [holds]{.ledger-verdict .claim-holds}" in text and "The 65 hollow ones wait" in text
 
 
 def test_a_chapter_that_checks_one_claim_of_its_own_still_owes_the_others(measured_book, claims):
@@ -300,13 +312,13 @@ def test_a_claim_without_evidence_is_marked_as_expected_only(claims, tmp_path):
     for name in ("book", "chapters"):
         (tmp_path / name).mkdir()
     copy_ledger(tmp_path / "book")
-    text = page.page((BOOK / "claims.md").read_text(encoding="utf-8"), tmp_path)
+    text = page.page(CLAIMS, page.PAGE, tmp_path)
     assert text.count("(not measured yet)") == text.count("[Expected: ") == len(claims)
     assert "Measured: " not in text and "../chapters/" not in text
 
 
 def test_every_claim_has_one_anchor_and_one_heading(claims):
-    lines = page.page((BOOK / "claims.md").read_text(encoding="utf-8")).splitlines()
+    lines = page.page(CLAIMS, page.PAGE).splitlines()
     for claim in claims:
         assert lines.count(f"{{#{claim}}}") == lines.count(f"### {claim}") == 1
 
@@ -323,7 +335,7 @@ def test_the_built_page_has_every_anchor_and_shows_what_is_measured(site, claims
 @pytest.mark.parametrize("text", ["no place at all", "<!-- ledger: index -->" * 2])
 def test_a_page_without_its_places_is_refused(text):
     with pytest.raises(ValueError, match="expected once"):
-        page.page(text)
+        page.page(text, page.PAGE)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from batchlab import claims as ledger
 from ledger import CHAPTERS, ROOT, chapters, contradictions, withdrawn
 
 PAGE = "book/claims"
+PAGES = {PAGE: ("summary", "kinds", "contradictions", "index", "entries"), "index": ("squares", "legend")}
 
 
 def result(statistic, measured):
@@ -162,33 +163,62 @@ def entries(claims, evidence, chapters, gone):
     return "\n".join(parts)
 
 
-def page(text, root=ROOT):
-    """Fill the places of book/claims.md that are marked <!-- ledger: summary --> and so on."""
+def squares(claims, evidence):
+    """Return the ledger in one picture, as HTML: a square for each claim of the articles, its verdict's sign, a link.
+
+    A square is filled where the claim is measured and hollow where its verdict is only expected. Words for those who do
+    not see it stand in the link.
+    """
+    lines = ["```{raw} html", '<ol class="ledger-squares">']
+    for claim in claims.values():
+        if not claim.own:
+            state = "" if claim.id in evidence else " expected"
+            words = f"{claim.id}: {'expected, ' if state else ''}{ledger.VERDICTS[claim.verdict]}"
+            lines.append(
+                f'<li><a class="claim-{claim.verdict}{state}" href="{PAGE}.html#{claim.id}" title="{words}">'
+                f"<span>{words}</span></a></li>"
+            )
+    return "\n".join([*lines, "</ol>", "```"])
+
+
+def legend(claims, evidence):
+    """Return one sentence: how many claims are measured, with which verdicts, and how many wait."""
+    articles = [claim for claim in claims.values() if not claim.own]
+    measured = [claim.verdict for claim in articles if claim.id in evidence]
+    verdicts = (f"{measured.count(v)} {_verdict(v, words.replace(',', ''))}" for v, words in ledger.VERDICTS.items())
+    waiting = len(articles) - len(measured)
+    return f"{len(measured)} are measured: {', '.join(verdicts)}. The {waiting} hollow ones wait for their chapter."
+
+
+def page(text, name, root=ROOT):
+    """Fill the places of a page that are marked <!-- ledger: summary --> and so on; ``name`` is one of PAGES."""
     path = Path(root) / "book" / "claims.yml"
     claims, written = ledger.load(path), chapters(Path(root) / "chapters")
     evidence = {e["claim"]: e for chapter in written.values() for e in chapter["evidence"]}
     gone = withdrawn(claims, ledger.register(path.with_name("registered.csv")))
     parts = {
-        "summary": summary(claims, evidence),
-        "kinds": kinds(claims, evidence),
-        "contradictions": contradiction_table(contradictions(path), claims, written),
-        "index": index(claims, evidence, written),
-        "entries": entries(claims, evidence, written, gone),
+        "summary": lambda: summary(claims, evidence),
+        "kinds": lambda: kinds(claims, evidence),
+        "contradictions": lambda: contradiction_table(contradictions(path), claims, written),
+        "index": lambda: index(claims, evidence, written),
+        "entries": lambda: entries(claims, evidence, written, gone),
+        "squares": lambda: squares(claims, evidence),
+        "legend": lambda: legend(claims, evidence),
     }
-    for name, part in parts.items():
-        placeholder = f"<!-- ledger: {name} -->"
+    for part in PAGES[name]:
+        placeholder = f"<!-- ledger: {part} -->"
         if text.count(placeholder) != 1:
-            raise ValueError(f"book/claims.md has {placeholder!r} {text.count(placeholder)} times: expected once")
-        text = text.replace(placeholder, part)
+            raise ValueError(f"{name}.md has {placeholder!r} {text.count(placeholder)} times: expected once")
+        text = text.replace(placeholder, parts[part]())
     return text
 
 
 def _fill(app, docname, source):
-    if docname == PAGE:
-        source[0] = page(source[0], app.srcdir)
+    if docname in PAGES:
+        source[0] = page(source[0], docname, app.srcdir)
 
 
 def setup(app):
     app.connect("source-read", _fill)
-    app.connect("env-get-outdated", lambda app, env, added, changed, removed: [PAGE] if PAGE in env.found_docs else [])
+    app.connect("env-get-outdated", lambda app, env, *changes: [name for name in PAGES if name in env.found_docs])
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import special, stats
 
 from batchlab._check import array, count, fail, number, one_of
+from batchlab.stats._clusters import unit_means
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,21 @@ def student_t(degrees, level=0.95):
     return float(special.stdtrit(degrees, (1 + level) / 2))
 
 
-def mean_interval(values, *, level=0.95):
+def mean_interval(values, *, clusters=None, level=0.95):
     """The mean of ``values`` (n,), n >= 2, with Student's interval: exact for normal values, at any n.
 
-    Ten seeds of anything near normal are covered as often as it says; the bootstrap's interval is too narrow there.
+    Ten seeds of anything near normal are covered as often as it says (95%; of exponential values, 91%); the
+    bootstrap's interval is too narrow there.
+
+    ``clusters``, one label a row, says what the seeds are nested in (a class, a data set): then it is the mean of the
+    clusters' means, in which each counts once, whatever its size, and t has one degree of freedom fewer than there are
+    clusters (Donner & Klar 2000). It holds with few clusters, where resampling them does not: of five classes of five
+    seeds, correlated 0.5, it covered with 94%, and with 73% where it was not told of them (results/coverage.csv).
 
     >>> print(mean_interval([0.71, 0.68, 0.70, 0.73, 0.69, 0.72, 0.70, 0.71, 0.74, 0.67]))
     0.705 [0.6895, 0.7205]
     """
-    values = per_seed("values", values, ndim=1)
+    values = unit_means(per_seed("values", values, ndim=1), clusters)
     reach = student_t(len(values) - 1, level) * float(values.std(ddof=1)) / math.sqrt(len(values))
     mean = float(values.mean())
     return Interval(mean, mean - reach, mean + reach, level)
@@ -161,7 +168,7 @@ def ratio_of_means(numerators, denominators, *, level=0.95):
     >>> print(ratio_of_means([2.0, 2.2, 1.9, 2.1], [1.0, 1.1, 0.9, 1.0]))
     2.05 [1.962, 2.157]
     """
-    a, b = paired("numerators", numerators, "denominators", denominators)
+    a, b = paired(numerators=numerators, denominators=denominators)
     if b.mean() == 0:
         fail("denominators", denominators, "values whose mean is not 0")
     return fieller(a.mean(), b.mean(), np.cov(a, b) / len(a), len(a) - 1, level=level)
@@ -175,9 +182,9 @@ def per_seed(name, values, ndim=None):
     return values
 
 
-def paired(name_a, a, name_b, b):
-    """Two such arrays of one length."""
-    a, b = per_seed(name_a, a, 1), per_seed(name_b, b, 1)
-    if len(a) != len(b):
-        fail("lengths", (len(a), len(b)), "equal lengths: values paired by seed")
-    return a, b
+def paired(**arms):
+    """Arrays of one value a seed, by their names, all of one length."""
+    found = [per_seed(name, values, 1) for name, values in arms.items()]
+    if len({len(values) for values in found}) > 1:
+        fail("lengths", tuple(len(values) for values in found), "equal lengths: values paired by seed")
+    return found
