@@ -16,11 +16,11 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: book test lab execute register bench portable firefox speed lint clean help
+.PHONY: book test lab execute register experiments bench portable firefox speed lint clean help
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 book: $(SITE) ## build the book as HTML (sets up .venv the first time) and print where it is
 	@echo "The book is at file://$(CURDIR)/$(SITE)"
@@ -37,6 +37,10 @@ execute: $(VENV)/.tools ## run every notebook in place and store its outputs (ma
 
 register: $(VENV)/.book ## write the ledger's new tests into its register, before they are measured
 	$(BIN)/python book/_ext/ledger.py register
+
+experiments: export OMP_NUM_THREADS = $(WORKERS)
+experiments: $(VENV)/.lab ## store anew the rows that are stale (make experiments EXPERIMENTS=experiments/03-*.py for one)
+	$(BIN)/python experiments/make.py $(EXPERIMENTS)
 
 bench: $(VENV)/.bench ## run the benchmarks, one table a script
 	@for script in sweep instruments gpu; do $(BIN)/python benchmarks/$$script.py || exit 1; done

@@ -1,7 +1,7 @@
-"""How often the intervals of ``batchlab.stats`` cover the truth: python experiments/00-coverage.py
+"""How often the intervals of ``batchlab.stats`` cover the truth.
 
 Each cell draws data whose truth is known, 1,500 times, counts the 95% intervals that hold it, and makes a row of
-``results/coverage.csv``: the share, its Monte Carlo standard error, and how wide the intervals are on average. All
+``results/00-coverage.csv``: the share, its Monte Carlo standard error, and how wide the intervals are on average. All
 methods of one n and shape see the same data.
 
 - "normal", "exponential": the mean of n values; the exponential has a skewness of 2.
@@ -14,7 +14,6 @@ methods of one n and shape see the same data.
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas
@@ -26,7 +25,6 @@ METHODS = ("bca", "percentile", "expanded", "bootstrap-t", "t")
 SIZES, SHAPES = (5, 10, 20, 40), ("normal", "exponential")
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
 BEST = {"tied": 0.5, "clear": 0.0}  # where arm a's parabola is lowest, in grid steps from 0.2
-OUT = Path(__file__).parents[1] / "results" / "coverage.csv"
 GIVEN = dict(level=LEVEL, resamples=RESAMPLES)
 
 CELLS = (
@@ -99,16 +97,10 @@ def covered(cell, repeats, seed):
 
 
 def rows(cache=None):
-    """One row a cell, as ``results/coverage.csv`` has them."""
+    """One row a cell, as ``results/00-coverage.csv`` has them."""
     table = []
     for cell in CELLS:
         share, width = covered(cell, REPEATS, SEED)
         error = math.sqrt(share * (1 - share) / REPEATS)
         table.append((*cell, LEVEL, round(share, 3), round(error, 4), round(width, 3), SEED))
     return pandas.DataFrame(table, columns=["method", "n", "shape", "nominal", "covered", "mcse", "width", "seed"])
-
-
-if __name__ == "__main__":
-    found = rows()
-    found.to_csv(OUT, index=False, lineterminator="\n")
-    print(found.to_string(index=False))

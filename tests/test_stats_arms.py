@@ -1,7 +1,5 @@
 """What compares two ways to train: tuned, clustered, at a matched loss, twice differenced; and how often it covers."""
 
-import csv
-import importlib.util
 import math
 
 import numpy as np
@@ -10,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from batchlab import stats
+from batchlab import results, stats
 from batchlab._seeds import generator
 from batchlab.stats import Arm
-
-from conftest import ROOT
 
 RNG = np.random.default_rng
 INF = math.inf
@@ -371,25 +367,21 @@ def test_nonsense_is_refused(make, name):
 
 
 def experiment():
-    spec = importlib.util.spec_from_file_location("coverage", ROOT / "experiments" / "00-coverage.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return results.script("00-coverage")
 
 
 def table():
-    with (ROOT / "results" / "coverage.csv").open(encoding="utf-8") as file:
-        return {(row["method"], int(row["n"]), row["shape"]): row for row in csv.DictReader(file)}
+    return {(row.method, row.n, row.shape): row for row in results.read("00-coverage").itertuples()}
 
 
 def test_the_committed_table_has_every_cell_with_its_error():
     module, rows = experiment(), table()
     assert list(rows) == module.CELLS
     for row in rows.values():
-        share = float(row["covered"])
-        assert float(row["nominal"]) == 0.95 and int(row["seed"]) == module.SEED
+        share = row.covered
+        assert row.nominal == 0.95 and row.seed == module.SEED
         error = math.sqrt(share * (1 - share) / module.REPEATS)
-        assert float(row["mcse"]) == pytest.approx(error, abs=1e-4)  # both are rounded
+        assert row.mcse == pytest.approx(error, abs=1e-4)  # both are rounded
 
 
 @pytest.mark.parametrize(
@@ -409,7 +401,7 @@ def test_the_committed_table_has_every_cell_with_its_error():
     ],
 )
 def test_docstrings_say_what_the_table_says(subject, cell, said):
-    share = float(table()[cell]["covered"])
+    share = table()[cell].covered
     assert said in " ".join(subject.__doc__.split())
     assert any(float(part.split()[-1]) == round(100 * share) for part in said.split("%")[:-1])
 
@@ -417,7 +409,7 @@ def test_docstrings_say_what_the_table_says(subject, cell, said):
 @pytest.mark.parametrize("cell", [("bca", 10, "normal"), ("tuned", 10, "tied"), ("tuned once", 10, "tied")])
 def test_fresh_draws_of_a_cell_agree_with_the_table(cell):
     module, repeats = experiment(), 200
-    committed, (found, _) = float(table()[cell]["covered"]), module.covered(cell, repeats, seed=1)
+    committed, (found, _) = table()[cell].covered, module.covered(cell, repeats, seed=1)
     pooled = (committed * module.REPEATS + found * repeats) / (module.REPEATS + repeats)
     error = math.sqrt(pooled * (1 - pooled) * (1 / module.REPEATS + 1 / repeats))
     assert abs(found - committed) <= 4 * error

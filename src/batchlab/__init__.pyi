@@ -1,5 +1,6 @@
 from . import claims as claims
 from . import plot as plot
+from . import results as results
 from . import stats as stats
 from . import theory as theory
 from .engine import outcomes as outcomes

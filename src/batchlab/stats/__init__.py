@@ -5,7 +5,7 @@ Everything takes values with one row a seed and returns an ``Interval``, which u
 counted with ``proportion`` or left out by name, never averaged away.
 
 With ten seeds take Student's t; where a learning rate was chosen, ``tuned_mean`` and ``tuned_difference``; where seeds
-are nested in classes or data sets, ``clusters``. How often each interval covers is in ``results/coverage.csv``.
+are nested in classes or data sets, ``clusters``. How often each interval covers is in ``results/00-coverage.csv``.
 """
 
 from batchlab.stats._fits import StepsToTarget, fit_steps_to_target, loglog_slope

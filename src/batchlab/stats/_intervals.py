@@ -71,7 +71,7 @@ def mean_interval(values, *, clusters=None, level=0.95):
     ``clusters``, one label a row, says what the seeds are nested in (a class, a data set): then it is the mean of the
     clusters' means, in which each counts once, whatever its size, and t has one degree of freedom fewer than there are
     clusters (Donner & Klar 2000). It holds with few clusters, where resampling them does not: of five classes of five
-    seeds, correlated 0.5, it covered with 94%, and with 73% where it was not told of them (results/coverage.csv).
+    seeds, correlated 0.5, it covered with 94%, and with 73% where it was not told of them (results/00-coverage.csv).
 
     >>> print(mean_interval([0.71, 0.68, 0.70, 0.73, 0.69, 0.72, 0.70, 0.71, 0.74, 0.67]))
     0.705 [0.6895, 0.7205]

@@ -28,7 +28,7 @@ def bootstrap(values, statistic=None, *, clusters=None, level=0.95, method="bca"
 
     With few seeds the first two are too narrow. At n = 10 the default's nominal 95% interval of the mean covered it
     with 90% (normal values) and 88% (exponential ones), where "expanded" had 94% and 92%, ``mean_interval`` 95% and
-    91%, ``bootstrap_t`` 95% and 94%; at n = 20 the default had 93% and 90% (results/coverage.csv, each to about 1%).
+    91%, ``bootstrap_t`` 95% and 94%; at n = 20 the default had 93% and 90% (results/00-coverage.csv, each to about 1%).
     Theory for "percentile", normal values: P(|t| < 1.96 sqrt((n - 1) / n)) with n - 1 degrees of freedom, 90% at
     n = 10 and 94% at n = 50. With ten clusters or fewer take ``mean_interval``: of ten classes of five seeds,
     correlated 0.5, the default covered with 88%, and with 71% where it was not told of them. Values that are all equal
@@ -72,7 +72,7 @@ def bootstrap_t(values, *, clusters=None, level=0.95, resamples=9999, seed=0):
     truth gets a skewed interval. With clusters the values are the clusters' means, as in ``bootstrap``. A resample
     whose values are all alike has an infinite t; where so many are that a bound would be infinite (n = 2 or 3, or
     values nearly all alike), ValueError. At n = 10 it covered with 95% for normal values and 94% for exponential ones,
-    at n = 5 with 95% and 93%, but there it was 1.5 and 2.6 times as wide as Student's (results/coverage.csv).
+    at n = 5 with 95% and 93%, but there it was 1.5 and 2.6 times as wide as Student's (results/00-coverage.csv).
 
     >>> estimate, (low, high) = bootstrap_t([1, 2, 2, 3, 3, 4, 9, 20])
     >>> estimate, high - estimate > 2 * (estimate - low)  # skewed, as the values are

@@ -68,7 +68,7 @@ def tuned_mean(arm, *, rule="best", edge="error", clusters=None, level=0.95, res
     percentile of ``bootstrap``. Where two rates were tied and their test values 1.4 of a seed's standard deviations
     apart, a nominal 95% interval covered with 97% at n = 10 and 96% at n = 20 ("tied": with 96% to 97%, and narrower);
     one that tuned once and resampled at the rates chosen, with 47% and 14%. Where one rate was clearly best, all of
-    them covered with 93% to 94% (results/coverage.csv).
+    them covered with 93% to 94% (results/00-coverage.csv).
 
     Raises ValueError where a rate that some resample chose has a test value that isn't finite, and names it.
 
