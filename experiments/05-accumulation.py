@@ -3,8 +3,7 @@
 Two trainings, each in several ways from the same initial weights and the same draws. *Documents*: an update is made of
 8 documents, all of one class each; those of five classes have 14 examples, those of the other five have 2, as a short
 text has fewer tokens. A document is a micro-batch. *Batch norm*: an update is made of 32 random examples, the network
-normalises by the batch. The test loss and accuracy weigh classes as the training draws them. Seeds 1000 to 1019; about
-four minutes.
+normalises by the batch. Test loss and accuracy weigh classes as the training draws them. Seeds 1000 to 1019, minutes.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """Networks trained in bfloat16 (autocast) and in float32, from the same weights on the same batches: do they end alike?
 
 Two networks on MNIST-1D: an MLP by SGD, a CNN by Adam, each at the learning rate that its validation loss in float32
-chose on other seeds from a grid of factors of two. Evaluated in float32, on the test set. Seeds 1000 to 1039 for the MLP, to 1019 for
-the CNN; about four minutes.
+chose on other seeds from a grid of factors of two. Evaluated in float32, on the test set. Seeds 1000 to 1039 for the
+MLP, to 1019 for the CNN; about four minutes.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ SEEDS = {"MLP, SGD": range(1000, 1040), "CNN, Adam": range(1000, 1020)}
 
 
 def rows(seeds=None, tasks=tuple(TASKS), cache=None):
-    """One row a task, precision and seed: "early_loss" (nats, of batch 32), and at the end "test_loss", "test_accuracy"."""
+    """One row a task, precision, seed: "early_loss" (nats, batch 32), and at the end "test_loss", "test_accuracy"."""
     found = []
     for task in tasks:
         signals, model, optimizer, lr = TASKS[task]
