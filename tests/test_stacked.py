@@ -67,8 +67,10 @@ def test_lanes_are_stacked_where_dispatching_is_what_costs():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("network", list(NETWORKS))
-@pytest.mark.parametrize("optimizer", [optim.momentum(), optim.adam(), optim.lamb()], ids=lambda o: o.name)
+@pytest.mark.parametrize("optimizer", [optim.momentum(), optim.adam(), optim.lamb(eps=0.01)], ids=lambda o: o.name)
 def test_replayed_lanes_equal_fit(network, optimizer):
+    """LAMB's own eps makes rounding grow: the bias before a batch norm has no gradient but rounding, which is divided
+    by its own size, and weights that differ by 1e-15 at first give losses that differ by up to 4e-5, on a CPU too."""
     run = a_run(
         network, optimizer=optimizer, precision="float64", batch_size=20, loss_bound=20.0, steps=150,
         lr_schedule=schedules.cosine(3000), target=("val_loss", 0.3),
