@@ -8,10 +8,12 @@ from urllib.parse import unquote, urlsplit
 import lookup
 import mathematics
 import mathfont
+import measure
 import mends
 import nbformat
 import pages as frame
 import pytest
+import terms
 import yaml
 from bs4 import BeautifulSoup
 
@@ -163,7 +165,7 @@ def test_the_font_of_mathematics_has_every_character_of_every_formula(pages):
     assert (used | italic) - mathfont.characters() == set()
 
 
-@pytest.mark.parametrize("module", [lookup, mathematics, frame], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [lookup, mathematics, measure, frame, terms], ids=lambda m: m.__name__)
 def test_the_examples_of_the_build_run(module):
     failed, run = doctest.testmod(module)
     assert run and not failed
@@ -254,6 +256,10 @@ PLAIN = "<p>" + "word " * 301 + "</p>"
         (
             '<details class="hide above-input"><summary aria-label="Toggle"><p>Show</p></summary>x</details>',
             '<details class="fold"><summary>The code</summary>x</details>',
+        ),
+        (
+            '<div><details class="hide above-input"><summary>Show</summary>x</details><i class="claim-card"></i></div>',
+            '<div><details class="fold"><summary>The call</summary>x</details><i class="claim-card"></i></div>',
         ),
         ('<img src="a.png"/>', '<img decoding="async" height="2" src="a.png" width="3"/>'),
         (

@@ -1,6 +1,7 @@
-"""The notebooks as files: run them in place, hold them to their form, and stamp the copy that is published.
+"""The notebooks as files: run them in place, measure them, hold them to their form, stamp the copy that is published.
 
     python book/_ext/chapters.py execute [chapters/NN-slug.ipynb ...]
+    python book/_ext/chapters.py measure [chapters/NN-slug.ipynb ...]
     python book/_ext/chapters.py stamp OWNER/NAME@REF
 
 The notebooks are the chapters and the clinic, which keeps their form. A notebook's file is a function of its cells: ids
@@ -16,6 +17,8 @@ import sys
 from pathlib import Path
 
 import nbformat
+
+import measure
 
 CHAPTERS = Path(__file__).resolve().parents[2] / "chapters"
 MOST_BYTES = 1_000_000
@@ -237,11 +240,15 @@ def main(arguments=None):
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("execute", help="run notebooks in place and store their outputs")
     runs.add_argument("paths", nargs="*", type=Path)
+    lengths = commands.add_parser("measure", help="print how long each chapter is, and what is over its budget (!)")
+    lengths.add_argument("paths", nargs="*", type=Path)
     stamps = commands.add_parser("stamp", help="write a repository's address into this tree, to publish it")
     stamps.add_argument("repository", help="OWNER/NAME@REF")
     given = parser.parse_args(arguments)
     if given.command == "execute":
         return "\n".join(execute(given.paths or notebooks())) or None
+    if given.command == "measure":
+        return print(measure.table(given.paths or sorted(CHAPTERS.glob("*.ipynb"))))
     stamp(given.repository)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
 BLOCKS = ["p", "li", "td", "th", "dt", "dd", "br"]
-LEFT_OUT = ["pre", "script", "style", ".claim-card", ".headerlink"]  # a card repeats what the ledger says
+LEFT_OUT = ["pre", "script", "style", ".claim-card", ".settled", ".headerlink"]  # cards repeat what the ledger says
 
 
 def words(element):

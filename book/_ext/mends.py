@@ -48,11 +48,15 @@ def folds_need_no_script(text):
         for link in title.find_all("a"):
             link.unwrap()  # a link in a summary could not be reached without folding it
     for box in text.select("details.hide"):
-        what = "output" if "above-output" in box["class"] else "code"
+        what = "output" if "above-output" in box["class"] else "call" if _makes_a_card(box) else "code"
         box["class"] = ["fold"]
         summary = text.new_tag("summary")
         summary.string = f"The {what}"
         box.find("summary").replace_with(summary)
+
+
+def _makes_a_card(box):
+    return box.parent is not None and box.parent.find(class_="claim-card") is not None
 
 
 def pictures_keep_their_place(text, sizes):

@@ -14,6 +14,7 @@ from PIL import Image
 
 import lookup
 import mends
+import terms
 
 BOOK = Path(__file__).resolve().parents[1]
 FRONT_PICTURE = "_static/question.png"
@@ -94,6 +95,7 @@ def _frame(app, pagename, templatename, context, doctree):
                 return picture.size
 
     text = mends.mended(context.get("body", ""), size)
+    terms.at_hand(text, terms.meanings(app))
     context["body"] = str(text)
     first = text.find("img")
     context |= {

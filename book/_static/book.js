@@ -49,7 +49,56 @@
   addEventListener("resize", reachable);
   addEventListener("toggle", reachable, true);  // a fold that opens brings code of its own
 
-  // On paper nothing stays folded.
+  // A link to a place within a fold opens it, also in browsers that do not do so themselves.
+  const unfold = () => {
+    const place = document.getElementById(location.hash.slice(1));
+    let fold = place?.closest("details:not([open])");
+    if (!fold) return;
+    for (; fold; fold = fold.parentElement.closest("details")) fold.open = true;
+    place.scrollIntoView();
+  };
+  unfold();
+  addEventListener("hashchange", unfold);
+
+  // A term shows its meaning to the pointer, the keyboard and a first tap. Escape closes it; the pointer may go over it.
+  let meaning, leaving;
+  const leave = () => (leaving = setTimeout(close, 250));
+  const close = () => {
+    meaning?.hidePopover();
+    meaning = null;
+  };
+  for (const term of document.querySelectorAll("a.term")) {
+    const box = document.getElementById(term.getAttribute("aria-describedby"));
+    const show = () => {
+      clearTimeout(leaving);
+      if (meaning === box) return;
+      close();
+      box.showPopover();
+      meaning = box;
+      const at = term.getClientRects()[0];
+      const below = at.bottom + box.offsetHeight + 6 < innerHeight;
+      box.style.left = `${Math.max(8, Math.min(at.left, root.clientWidth - box.offsetWidth - 8))}px`;
+      box.style.top = `${scrollY + (below ? at.bottom : at.top - box.offsetHeight)}px`;
+    };
+    let first;  // whether a tap is the first
+    term.onpointerdown = (event) => (first = event.pointerType !== "mouse" && meaning !== box);
+    term.onclick = (event) => {
+      if (!first) return;
+      event.preventDefault();
+      first = false;
+      show();
+    };
+    term.onfocus = show;
+    term.onblur = close;
+    term.onpointerenter = (event) => event.pointerType === "mouse" && show();
+    term.onpointerleave = (event) => event.pointerType === "mouse" && leave();
+    box.onpointerenter = () => clearTimeout(leaving);
+    box.onpointerleave = leave;
+  }
+  addEventListener("keydown", (event) => event.key === "Escape" && close());
+  addEventListener("pointerdown", (event) => event.target.closest?.(".term, .meaning") || close());
+
+  // On paper nothing stays folded, also in browsers that the style sheet cannot tell to unfold.
   let opened = [];
   addEventListener("beforeprint", () => {
     opened = [...document.querySelectorAll("details:not([open])")];
