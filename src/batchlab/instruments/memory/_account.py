@@ -62,7 +62,8 @@ def step_memory(model, loss, optimizer, x, y, *, micro_batch=None, autocast=None
     views of it were saved. With ``micro_batch`` gradients are accumulated and the activations are those of the largest
     micro-batch, while x and y stay whole. ``autocast`` (torch.bfloat16 or torch.float16) runs the forward pass in mixed
     precision; its low-precision copies of the weights count as activations. Under ``torch.utils.checkpoint`` the count
-    is what the forward pass keeps; in the backward pass one segment at a time is recomputed on top.
+    is what the forward pass keeps; in the backward pass one segment at a time is recomputed on top. What the loss holds
+    is not counted: with ``mse_loss`` it is as much as the outputs, whose differences it was made from.
 
     Raises ValueError for empty data, a module without trainable parameters, a loss that is no number or does not depend
     on them, or another ``autocast``.
