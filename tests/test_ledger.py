@@ -38,8 +38,9 @@ def test_the_book_has_no_fault(claims, written):
 
 
 def test_there_are_66_claims_from_five_articles(claims):
-    assert [claim.number for claim in claims.values()] == list(range(1, 67))
-    assert {article for claim in claims.values() for article in claim.articles} == {"000", "001", "002", "003", "004"}
+    of_articles = [claim for claim in claims.values() if not claim.own]
+    assert [claim.number for claim in of_articles] == list(range(1, 67))
+    assert {article for claim in of_articles for article in claim.articles} == {"000", "001", "002", "003", "004"}
     assert {claim.verdict for claim in claims.values()} <= set(package.VERDICTS)
     assert {claim.chapter for claim in claims.values()} <= set(book.CHAPTERS)
 
