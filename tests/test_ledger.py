@@ -295,9 +295,13 @@ def test_the_picture_of_the_ledger_has_a_square_for_every_claim_filled_where_it_
     text = page.page("<!-- ledger: squares -->\n\n<!-- ledger: legend -->", "index", measured_book)
     articles = [claim.id for claim in claims.values() if not claim.own]
     assert re.findall(r'href="book/claims\.html#([^"]+)"', text) == articles
-    assert text.count(' expected"') == len(articles) - 1
+    settled = [
+        c.id for c in claims.values() if c.chapter == "03-mini-batch" and not c.statistics
+    ]  # written, untestable
+    assert text.count(' expected"') == len(articles) - 1 - len(settled)
     assert '<a class="claim-refuted" href="book/claims.html#large-b-bias" title="large-b-bias: refuted">' in text
-    assert "1 are measured: 0 [holds]{.ledger-verdict .claim-holds}" in text and "The 65 hollow ones wait" in text
+    assert f"{1 + len(settled)} verdicts stand: 0 [holds]{{.ledger-verdict .claim-holds}}" in text
+    assert f"The {65 - len(settled)} hollow squares wait." in text
 
 
 def test_a_chapter_that_checks_one_claim_of_its_own_still_owes_the_others(measured_book, claims):
