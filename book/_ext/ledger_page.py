@@ -163,16 +163,21 @@ def entries(claims, evidence, chapters, gone):
     return "\n".join(parts)
 
 
-def squares(claims, evidence):
+def _settled(claim, evidence, chapters):
+    """Whether a claim's verdict stands: it is measured, or its written chapter says why nothing decides it."""
+    return claim.id in evidence or (not claim.statistics and claim.chapter in chapters)
+
+
+def squares(claims, evidence, chapters):
     """Return the ledger in one picture, as HTML: a square for each claim of the articles, its verdict's sign, a link.
 
-    A square is filled where the claim is measured and hollow where its verdict is only expected. Words for those who do
-    not see it stand in the link.
+    A square is filled where the verdict stands and hollow where it is only expected. Words for those who do not see it
+    stand in the link.
     """
     lines = ["```{raw} html", '<ol class="ledger-squares">']
     for claim in claims.values():
         if not claim.own:
-            state = "" if claim.id in evidence else " expected"
+            state = "" if _settled(claim, evidence, chapters) else " expected"
             words = f"{claim.id}: {'expected, ' if state else ''}{ledger.VERDICTS[claim.verdict]}"
             lines.append(
                 f'<li><a class="claim-{claim.verdict}{state}" href="{PAGE}.html#{claim.id}" title="{words}">'
@@ -181,13 +186,12 @@ def squares(claims, evidence):
     return "\n".join([*lines, "</ol>", "```"])
 
 
-def legend(claims, evidence):
-    """Return one sentence: how many claims are measured, with which verdicts, and how many wait."""
+def legend(claims, evidence, chapters):
+    """Return two sentences: how many verdicts stand, and which; how many claims wait for their chapter."""
     articles = [claim for claim in claims.values() if not claim.own]
-    measured = [claim.verdict for claim in articles if claim.id in evidence]
-    verdicts = (f"{measured.count(v)} {_verdict(v, words.replace(',', ''))}" for v, words in ledger.VERDICTS.items())
-    waiting = len(articles) - len(measured)
-    return f"{len(measured)} are measured: {', '.join(verdicts)}. The {waiting} hollow ones wait for their chapter."
+    stand = [claim.verdict for claim in articles if _settled(claim, evidence, chapters)]
+    verdicts = (f"{stand.count(v)} {_verdict(v, words.replace(',', ''))}" for v, words in ledger.VERDICTS.items())
+    return f"{len(stand)} verdicts stand: {', '.join(verdicts)}. The {len(articles) - len(stand)} hollow squares wait."
 
 
 def page(text, name, root=ROOT):
@@ -202,8 +206,8 @@ def page(text, name, root=ROOT):
         "contradictions": lambda: contradiction_table(contradictions(path), claims, written),
         "index": lambda: index(claims, evidence, written),
         "entries": lambda: entries(claims, evidence, written, gone),
-        "squares": lambda: squares(claims, evidence),
-        "legend": lambda: legend(claims, evidence),
+        "squares": lambda: squares(claims, evidence, written),
+        "legend": lambda: legend(claims, evidence, written),
     }
     for part in PAGES[name]:
         placeholder = f"<!-- ledger: {part} -->"
