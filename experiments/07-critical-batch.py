@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy, one_hot
 import batchlab as bl
 from batchlab.outcomes import best_lr, to_target
 
-CHOOSE, COUNT, WATCH = range(1000, 1002), range(1004, 1012), range(1020, 1024)
+CHOOSE, COUNT, WATCH = range(1000, 1002), range(1004, 1016), range(1020, 1024)
 SIZES = (4, 16, 64, 256, 1024)
 EIGHTHS, AT, SAMPLE = 8, 64, 2000
 

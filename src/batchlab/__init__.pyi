@@ -4,6 +4,8 @@ from . import results as results
 from . import stats as stats
 from . import theory as theory
 from .engine import outcomes as outcomes
+from .engine.branch import BranchTest as BranchTest
+from .engine.branch import branch_test as branch_test
 from .engine.sweep import sweep as sweep
 from .instruments import curvature as curvature
 from .instruments import memory as memory

@@ -15,13 +15,17 @@ Where the data cannot tell G from zero, the upper end of a noise scale's interva
 |G|^2 falls below zero the estimate is NaN. Nothing is clamped.
 """
 
+from batchlab.instruments.noise._accumulation import Accumulation
 from batchlab.instruments.noise._gradients import batch_gradients, cosine_to_full, per_example_gradients
+from batchlab.instruments.noise._layers import by_layer
 from batchlab.instruments.noise._pairs import norm_pair, two_batch
 from batchlab.instruments.noise._scales import NoiseScale, noise_scale
 
 __all__ = [
+    "Accumulation",
     "NoiseScale",
     "batch_gradients",
+    "by_layer",
     "cosine_to_full",
     "noise_scale",
     "norm_pair",
