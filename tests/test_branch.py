@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import batchlab as bl
+from batchlab.engine import branch
 
 SEEDS = range(8)
 H, NOISE, START, SPAN, LR = np.array([1.0, 0.5, 0.25, 0.125] * 3), 0.5, 512, 2048, 0.04  # of torch's mse: half
@@ -60,6 +62,14 @@ def test_the_largest_batch_that_keeps_the_loss_is_that_of_the_exact_solution(reg
         if row.excess < 10:  # beyond, the expectation is carried by rare runs
             assert abs(row.excess - exact[k]) <= 2 * (row.high - row.low) + 0.002, (k, row, exact[k])
         assert row.batch_size == 8 * k
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "largest"),
+    [(("kept", "kept"), 32), (("kept", "lost"), 16), (("lost", "kept"), 8), (("undecided", "kept"), 8)],
+)
+def test_a_size_counts_only_if_all_smaller_ones_are_kept(verdicts, largest):
+    assert branch._largest(pd.DataFrame({"batch_size": [16, 32], "verdict": verdicts}), 8) == largest
 
 
 def test_a_branch_that_diverges_is_lost_and_a_trunk_that_does_is_refused(regression):

@@ -106,8 +106,13 @@ def branch_test(
         verdict = "kept" if high <= tolerance else "lost" if low > tolerance else "undecided"
         rows.append((size, run.lr * factor**lr_exponent, excess, low, high, verdict))
     table = pd.DataFrame(rows, columns=["batch_size", "lr", "excess", "low", "high", "verdict"])
+    return BranchTest(_largest(table, run.batch_size), loss, table)
+
+
+def _largest(table, own):
+    """The largest batch size that is kept as are all smaller ones, or the trunk's ``own``."""
     kept = table.batch_size[(table.verdict == "kept").cummin()]
-    return BranchTest(int(kept.max()) if len(kept) else run.batch_size, loss, table)
+    return int(kept.max()) if len(kept) else own
 
 
 def _factors(factors):
