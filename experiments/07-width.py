@@ -8,7 +8,8 @@ import batchlab as bl
 COUNT = range(1060, 1072)
 WIDTHS = (25, 100, 200)
 NETWORKS = {  # as in 07-critical-batch
-    f"signals, width {width}": (f"signals-4000-{width}", "sgd", 1.3, 1.8, 90, 110, 110) for width in WIDTHS
+    f"signals, width {width}": (f"signals-4000-{width}", "sgd", 1.3, 1.8, 90, few, 110)
+    for width, few in zip(WIDTHS, (300, 110, 100), strict=True)
 }
 LAYERS = {f"signals-4000-{width}": (40, width, width, 10) for width in WIDTHS}
 
