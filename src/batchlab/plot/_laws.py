@@ -103,7 +103,9 @@ def throughput(measured, ax=None, label="measured"):
     ax = axes(ax)
     sizes = np.array([t.batch_size for t in timings])
     x = np.geomspace(sizes.min(), sizes.max(), 200)
-    (line,) = ax.plot(x, x / (law.a.estimate + law.b.estimate * x), alpha=0.7, label=r"$B / (t_0 + \tau B)$")
+    (line,) = ax.plot(
+        x, x / (law.fixed.estimate + law.per_example.estimate * x), alpha=0.7, label=r"$B / (t_0 + \tau B)$"
+    )
     rate, low, high = (sizes / np.array([getattr(t.seconds, e) for t in timings]) for e in ("estimate", "high", "low"))
     points(ax, sizes, rate, low, high, line.get_color(), label)
     if np.isfinite([knee.low, knee.high]).all():
