@@ -15,18 +15,31 @@ PAGE = "book/claims"
 PAGES = {PAGE: ("summary", "kinds", "contradictions", "index", "entries"), "index": ("squares", "legend")}
 
 
-def result(statistic, measured):
-    """Return a measured statistic in words, with its interval where it has one.
+def result(measured, level=""):
+    """Return a measured statistic in words, with its interval where it has one, and the level where one is named.
 
-    >>> result(ledger.Statistic("share", "share", "above", 0.05), {"estimate": 0.15, "low": 0.13, "high": 0.172})
-    '0.15 (95% interval 0.13 to 0.172)'
+    >>> result({"estimate": 0.15, "low": 0.13, "high": 0.172}, "90%")
+    '0.15 (90% interval 0.13 to 0.172)'
     """
     if measured["low"] == measured["high"]:
         return _number(measured["estimate"])
-    level = "90%" if "90% interval" in statistic.means else "95%"
-    return (
-        f"{_number(measured['estimate'])} ({level} interval {_number(measured['low'])} to {_number(measured['high'])})"
-    )
+    named = f"{level} interval " if level else ""
+    return f"{_number(measured['estimate'])} ({named}{_number(measured['low'])} to {_number(measured['high'])})"
+
+
+def levels(statistics):
+    """Return the level of each statistic's interval, "" where its words name none; "the same" has the last one's.
+
+    >>> first, same = (ledger.Statistic(w, w, "above", 0) for w in ("Loss; 90% interval.", "The same for accuracy."))
+    >>> levels([first, same])
+    ['90%', '90%']
+    """
+    found, last = [], ""
+    for s in statistics:
+        named = re.search(r"(\d+%) intervals?\b", s.means)
+        last = named[1] if named else last if s.means.startswith("The same") else ""
+        found.append(last)
+    return found
 
 
 def _number(x, digits=3):
@@ -131,11 +144,13 @@ def entry(claim, evidence, gone=()):
         _plain(claim.because),
         "",
     ]
-    for s in claim.statistics:
-        value = f" **Measured: {result(s, evidence['measured'][s.name])}.**" if evidence else ""
+    for s, level in zip(claim.statistics, levels(claim.statistics), strict=True):
+        value = f" **Measured: {result(evidence['measured'][s.name], level)}.**" if evidence else ""
         half = {"holds": ", where it holds", "fails": ", where it fails"}.get(s.half, "")
         kind = f"[{s.evidence}{half}]{{.ledger-kind}}"
-        lines.append(f"- {_plain(s.means)} Required: {_minus(_plain(s.requirement))}.{value} {kind}")
+        twin = s.short and [other.means for other in claim.statistics].count(s.means) > 1  # only the short name differs
+        name = f"*{_plain(s.short)}.* " if twin else ""
+        lines.append(f"- {name}{_plain(s.means)} Required: {_minus(_plain(s.requirement))}.{value} {kind}")
     notes = [_plain(evidence["note"])] if evidence and evidence["note"] else []
     if claim.protocols:
         notes.append(f"Protocol: {', '.join(claim.protocols)}.")
