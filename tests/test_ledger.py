@@ -319,7 +319,7 @@ def test_a_claim_without_evidence_is_marked_as_expected_only(claims, tmp_path):
     copy_ledger(tmp_path / "book")
     text = page.page(CLAIMS, page.PAGE, tmp_path)
     assert text.count("(not measured yet)") == text.count("[Expected: ") == len(claims)
-    assert "Measured: " not in text and "../chapters/" not in text
+    assert "**Measured: " not in text and "../chapters/" not in text
 
 
 def test_every_claim_has_one_anchor_and_one_heading(claims):
