@@ -2,7 +2,8 @@
 
 The functions and protocol for the steps are those of 07-critical-batch, seeds are new. "noise k/4" is B_simple, and
 "l1 noise k/4" the same ratio in the l1 norm, (sum of standard deviations / sum of |G|)^2, over all training examples
-after k quarters of the mean steps of batches of 64. Some four minutes on two idle cores.
+after k quarters of the mean steps of batches of 64. Some two minutes on two idle cores. (A first
+run, on other seeds, asked MNIST-1D for 1.2, which Adam with large batches does not always reach.)
 """
 
 import numpy as np
@@ -11,11 +12,11 @@ from torch.nn.functional import cross_entropy
 
 import batchlab as bl
 
-COUNT, WATCH = range(1080, 1092), range(1096, 1098)
+COUNT, WATCH = range(1100, 1112), range(1116, 1118)
 NETWORKS = {  # as in 07-critical-batch
     "digits to 0.1, Adam": ("digits", "adam", 0.1, 0.03, 38, 13, 135),
     "MNIST to 0.3, Adam": ("mnist", "adam", 0.3, 0.012, 45, 18, 150),
-    "MNIST-1D to 1.2, Adam": ("signals-4000", "adam", 1.2, 0.005, 11, 170, 100),
+    "MNIST-1D to 1.5, Adam": ("signals-4000", "adam", 1.5, 0.005, 11, 60, 100),
     "text to 2.6, Adam": ("text", "adam", 2.6, 0.05, 65, 12, 320),
 }
 QUARTERS, AT, CHUNK = 4, 64, 1000
