@@ -2,7 +2,7 @@
 
 MNIST-1D as in 06-ridge.py (equal examples), SGD. A rate tuned at one size, by trial runs on seeds 0 to 3 (1.0 at
 B = 32, 2.0 at B = 128), is kept at another, or scaled in proportion. A run fails that diverges or ends with a test
-below 0.2. Seeds 2000 to 2099. Less than a minute on two idle cores.
+accuracy below 0.2. Seeds 2000 to 2099. Less than a minute on two idle cores.
 """
 
 import pandas as pd
