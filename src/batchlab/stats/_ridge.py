@@ -61,9 +61,9 @@ def ridge_slope(batch_sizes, rates, losses, *, level=0.95, resamples=9999, seed=
     if losses.ndim != 3 or losses.shape[1] != len(batch_sizes):
         fail("losses.shape", losses.shape, f"(seeds, {len(batch_sizes)}, rates)")
     rates = array("rates", rates, above=0)
-    grids = np.broadcast_to(rates, losses.shape[1:]) if rates.ndim == 1 else rates
-    if grids.shape != losses.shape[1:]:
+    if rates.shape not in (losses.shape[1:], losses.shape[2:]):
         fail("rates.shape", rates.shape, f"{losses.shape[2:]} or {losses.shape[1:]}")
+    grids = np.broadcast_to(rates, losses.shape[1:])
     for grid, of_size in zip(grids, losses.mean(0), strict=True):
         best_rates(grid, of_size)  # an edge is an error
     centred = np.log(batch_sizes) - np.log(batch_sizes).mean()
