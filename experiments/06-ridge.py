@@ -11,14 +11,14 @@ import pandas as pd
 import batchlab as bl
 
 SEEDS = range(1000, 1010)
-SIZES = tuple(2**k for k in range(1, 13))
+SIZES = tuple(2**k for k in range(2, 13))
 EXAMPLES, STEPS = 128_000, 1000
 RATES = {  # powers of two
-    "sgd": tuple(2.0**k for k in range(-7, 4)),
-    "momentum": tuple(2.0**k for k in range(-9, 3)),
-    "adam": tuple(2.0**k for k in range(-11, -2)),
+    "sgd": tuple(2.0**k for k in range(-6, 4)),
+    "momentum": tuple(2.0**k for k in range(-8, 2)),
+    "adam": tuple(2.0**k for k in range(-11, -3)),
 }
-TS_SIZES = tuple(2**k for k in range(1, 11))
+TS_SIZES = tuple(2**k for k in range(2, 11))
 CELLS = (("sgd", "TE"), ("momentum", "TE"), ("adam", "TE"), ("sgd", "TS"), ("adam", "TS"))
 
 
