@@ -2,8 +2,9 @@
 
 MNIST-1D as in 06-ridge.py (equal examples), momentum 0.9 and AdamW (weight decay 0.1). From three starts, whose rates
 were tuned by trial runs on seeds 0 to 3, to every other size: the rate by each rule of ``bl.rescale`` alone, and by the
-optimizer's own rules with the rest (momentum; beta1, beta2, eps and weight decay). Beside it the whole grid of rates at every size with nothing
-else changed, which says what tuning anew would have given. Seeds 1100 to 1119. Some four minutes on two idle cores.
+optimizer's own rules with the rest (momentum; beta1, beta2, eps and weight decay). Beside it the whole grid of rates at
+every size with nothing else changed, which says what tuning anew would have given. Seeds 1100 to 1119. Some four
+minutes on two idle cores.
 """
 
 import pandas as pd
