@@ -1,7 +1,7 @@
 """Settings found at one batch size, at another: the learning rate, and everything else that is counted in steps.
 
-A batch ``k`` times as large sees in one step what ``k`` steps saw before. What a run remembers, forgets and waits for
-should stay the same counted in *examples*: so a decay is raised to the power k, a length in steps divided by k. How far
+A batch ``r`` times as large sees in one step what ``r`` steps saw before. What a run remembers, forgets and waits for
+should stay the same counted in *examples*: so a decay is raised to the power r, a length in steps divided by r. How far
 a step may go is another matter, which depends on the optimiser, and on how much of a gradient is noise.
 """
 
@@ -14,10 +14,10 @@ from batchlab._check import count, fail, number, one_of
 
 RULES = ("auto", "none", "sqrt", "linear", "gain")
 DECAYS = {
-    "ema": "power k (Busbridge et al. 2023)",
-    "momentum": "power k (Busbridge et al. 2023)",
-    "beta1": "power k (Malladi et al. 2022, to first order)",
-    "beta2": "power k: half-life in examples (Marek et al. 2025)",
+    "ema": "power r (Busbridge et al. 2023)",
+    "momentum": "power r (Busbridge et al. 2023)",
+    "beta1": "power r (Malladi et al. 2022, to first order)",
+    "beta2": "power r: half-life in examples (Marek et al. 2025)",
 }
 NAMES = {
     "sgd": ("lr", "momentum", "weight_decay", "ema"),
@@ -68,22 +68,22 @@ def rescale(
 ):
     """Return the settings for ``new_batch_size`` that correspond to ``settings`` at ``batch_size``: a ``Rescaled``.
 
-    With k = new_batch_size / batch_size and equal numbers of examples before and after:
+    With r = new_batch_size / batch_size and equal numbers of examples before and after:
 
-    - ``lr``: x k for SGD ("linear": Goyal et al. 2017), x sqrt(k) for Adam ("sqrt": Malladi et al. 2022, Hilton et al.
-      2022). With a ``noise_scale``, one rule for small and large batches ("gain"): x r for SGD, r = (1 + noise_scale /
-      batch_size) / (1 + noise_scale / new_batch_size), which is k far below the noise scale and 1 far above it. It is
+    - ``lr``: x r for SGD ("linear": Goyal et al. 2017), x sqrt(r) for Adam ("sqrt": Malladi et al. 2022, Hilton et al.
+      2022). With a ``noise_scale``, one rule for small and large batches ("gain"): x g for SGD, g = (1 + noise_scale /
+      batch_size) / (1 + noise_scale / new_batch_size), which is r far below the noise scale and 1 far above it. It is
       AdaScale's gain (Johnson et al. 2020), whose ratio of variance to squared mean is that of a batch of
-      ``batch_size``: noise_scale = that ratio x batch_size. For Adam x sqrt(r): McCandlish et al. (2018) have powers
+      ``batch_size``: noise_scale = that ratio x batch_size. For Adam x sqrt(g): McCandlish et al. (2018) have powers
       from 1/2 to 1 for it.
-    - ``momentum``, ``beta1``, ``beta2``, ``ema``: to the power k, so that what is remembered is as many examples
+    - ``momentum``, ``beta1``, ``beta2``, ``ema``: to the power r, so that what is remembered is as many examples
       (Busbridge et al. 2023; Marek et al. 2025 for beta2). With SGD it is ``lr`` / (1 - ``momentum``), the distance a
       constant gradient moves the weights, that goes by the rule of lr (Smith et al. 2018).
-    - ``eps`` of Adam: / sqrt(k) (Malladi et al. 2022).
+    - ``eps`` of Adam: / sqrt(r) (Malladi et al. 2022).
     - ``weight_decay``: unchanged for "sgd" and "adam", where it is part of the loss. For "adamw" the weights shrink by
-      lr x weight_decay a step, and by as much an example as before: x k / (change of lr), which keeps the timescale
+      lr x weight_decay a step, and by as much an example as before: x r / (change of lr), which keeps the timescale
       batch_size / (lr x weight_decay x N) (Wang & Aitchison 2025, Bergsma et al. 2025).
-    - names that end in ``_steps`` (``warmup_steps``, ``evaluate_every_steps``): / k, a real number, round it as you
+    - names that end in ``_steps`` (``warmup_steps``, ``evaluate_every_steps``): / r, a real number, round it as you
       need; in ``_examples``: unchanged.
 
     Args:
@@ -108,13 +108,13 @@ def rescale(
                   B = 256  B = 64  rule
     lr            0.1      0.025   linear (Goyal et al. 2017)
     momentum      0.9      0.9     kept: asked for
-    warmup_steps  500      2000    / k: as many examples
+    warmup_steps  500      2000    / r: as many examples
     >>> rescale({"lr": 1e-3, "beta2": 0.95}, 512, 2048, optimizer="adam").settings["lr"]
     0.002
     """
     old = _settings(settings, one_of("optimizer", optimizer, tuple(NAMES)))
     batch_size, new_batch_size = count("batch_size", batch_size), count("new_batch_size", new_batch_size)
-    k = new_batch_size / batch_size
+    r = new_batch_size / batch_size
     if not isinstance(keep, tuple) or not set(keep) <= set(old):
         fail("keep", keep, "a tuple of names from the settings: " + ", ".join(old))
     family = "sgd" if optimizer == "sgd" else "adam"
@@ -126,15 +126,15 @@ def rescale(
         if name in keep:
             said[name] = "kept: asked for"
         elif name in DECAYS:
-            new[name], said[name] = old[name] ** k, DECAYS[name]
+            new[name], said[name] = old[name] ** r, DECAYS[name]
         elif name == "eps":
-            new[name], said[name] = old[name] / math.sqrt(k), "/ sqrt(k) (Malladi et al. 2022)"
+            new[name], said[name] = old[name] / math.sqrt(r), "/ sqrt(r) (Malladi et al. 2022)"
         elif name.endswith("_steps"):
-            new[name], said[name] = old[name] / k, "/ k: as many examples"
+            new[name], said[name] = old[name] / r, "/ r: as many examples"
         else:
             said[name] = "kept: counted in examples" if name.endswith("_examples") else "kept: part of the loss"
     if "lr" not in keep:
-        factor = {"none": 1.0, "sqrt": math.sqrt(k), "linear": k}.get(rule)
+        factor = {"none": 1.0, "sqrt": math.sqrt(r), "linear": r}.get(rule)
         if factor is None:
             gain = (1 + noise_scale / batch_size) / (1 + noise_scale / new_batch_size)
             factor = gain if family == "sgd" else math.sqrt(gain)
@@ -144,7 +144,7 @@ def rescale(
             new["lr"] *= (1 - new["momentum"]) / (1 - old["momentum"])
             said["lr"] += ", of lr / (1 - momentum)"
     if optimizer == "adamw" and "weight_decay" in old and "weight_decay" not in keep:
-        new["weight_decay"] = old["weight_decay"] * k * old["lr"] / new["lr"]
+        new["weight_decay"] = old["weight_decay"] * r * old["lr"] / new["lr"]
         said["weight_decay"] = "timescale in examples (Wang & Aitchison 2025, Bergsma et al. 2025)"
     made = replace(settings, **new) if is_dataclass(settings) else {**settings, **new}
     return Rescaled(made, said, settings, batch_size, new_batch_size)
