@@ -93,7 +93,9 @@ def rescale(
         optimizer: "sgd" (also with momentum, as torch has it, without dampening), "adam" (weight decay joins the
             gradient; RMSProp is Adam without beta1) or "adamw" (torch's, where lr multiplies weight decay).
         rule: of lr: "auto" as above, or "none", "sqrt", "linear" or "gain" for any optimizer.
-        noise_scale: B_simple, tr(Sigma) / |g|^2, in examples (``noise.simple``), for "gain".
+        noise_scale: in examples, for "gain": B_simple = tr(Sigma) / |g|^2 or, better where curvatures differ, B_noise
+            (``noise.noise_scale`` measures both). On least squares with curvatures 1, 1/2, ... the gain with B_noise
+            stays within 12% of the exact best rate; with B_simple it ends 78% too high, past what is stable.
         critical_batch: in examples. If the larger of two different sizes lies above it: ValueError, or with
             ``past_critical="warn"`` a UserWarning.
         keep: names of settings to leave as they are, such as ``("momentum",)``.
