@@ -42,6 +42,10 @@ def test_the_slope_of_planted_rules():
         losses = parabolas(exponent * np.log2(sizes) / 2 - 1)
         slope = stats.ridge_slope(sizes, RATES, [losses] * 3)
         assert tuple(slope)[0] == pytest.approx(exponent / 2) and slope.high - slope.low < 1e-9
+    losses = np.where(
+        RATES > 2 ** (np.log2(sizes) / 2)[:, None] * 1.5, np.inf, losses
+    )  # all rates past the best diverge
+    assert tuple(stats.ridge_slope(sizes, RATES, [losses] * 3))[0] == pytest.approx(0.5, abs=0.2)
     own = np.array([RATES * size**0.5 for size in sizes])  # a grid for each size
     slope = stats.ridge_slope(sizes, own, [parabolas(np.zeros(4))] * 2)
     assert slope.estimate == pytest.approx(0.5)
@@ -63,14 +67,14 @@ def test_its_interval_covers():
         (lambda: stats.best_rates([1, 2, 5], [1, 0, 2]), "rates = .* equal factors"),
         (lambda: stats.best_rates([4, 2, 1], [1, 0, 2]), "rates = "),
         (lambda: stats.best_rates([1, 2, 4], [1, 0]), "losses.shape = \\(2,\\)"),
-        (lambda: stats.best_rates([1, 2, 4], [1, np.nan, 1]), "losses = .* infinity where a run diverged"),
-        (lambda: stats.best_rates([1, 2, 4], [np.inf] * 3), "losses = .* finite"),
+        (lambda: stats.best_rates([1, 2, 4], [1, np.nan, 1]), "losses = 'NaN or -inf': .* where a run diverged"),
+        (lambda: stats.best_rates([1, 2, 4], [np.inf] * 3), "losses = 'infinite at all rates'"),
         (lambda: stats.best_rates([1, 2, 4], [1, 0, 1], edge="flag"), "edge = 'flag'"),
         (lambda: stats.ridge_slope([1, 1], RATES, np.zeros((2, 2, 13))), "batch_sizes = .* two different"),
         (lambda: stats.ridge_slope([1, 2], RATES, np.zeros((2, 3, 13))), "losses.shape = \\(2, 3, 13\\)"),
         (lambda: stats.ridge_slope([1, 2], RATES[:4], np.zeros((2, 2, 13))), "rates.shape = \\(4,\\)"),
         (lambda: stats.ridge_slope([1, 2], RATES, [parabolas([0, -9])] * 2), "edge of its grid"),
-        (lambda: stats.ridge_slope([1, 2], RATES, [parabolas([0, 1])]), "losses"),
+        (lambda: stats.ridge_slope([1, 2], RATES, [parabolas([0, 1])]), "losses.shape = .* at least two seeds"),
     ],
 )
 def test_bad_input(call, says):

@@ -3,7 +3,6 @@
 import numpy as np
 
 from batchlab._check import array, fail, one_of
-from batchlab.stats._intervals import per_seed
 from batchlab.stats._resampling import resampled
 
 
@@ -43,7 +42,7 @@ def ridge_slope(batch_sizes, rates, losses, *, level=0.95, resamples=9999, seed=
     Args:
         batch_sizes: ``(sizes,)``, at least two different ones.
         rates: ``(rates,)``, one grid for all sizes, or ``(sizes, rates)``, as ``best_rates`` takes them.
-        losses: ``(seeds, sizes, rates)``.
+        losses: ``(seeds, sizes, rates)``; infinite where a run diverged, so that the mean is.
 
     The rates are those of ``best_rates`` on the mean loss over seeds, found again in every resample of the seeds: the
     interval ("expanded", see ``bootstrap``) carries the tuning. A resample whose best rate is at an end of the grid
@@ -57,9 +56,9 @@ def ridge_slope(batch_sizes, rates, losses, *, level=0.95, resamples=9999, seed=
     batch_sizes = array("batch_sizes", batch_sizes, ndim=1, above=0)
     if len(np.unique(batch_sizes)) < 2:
         fail("batch_sizes", batch_sizes, "at least two different sizes")
-    losses = per_seed("losses", losses)
-    if losses.ndim != 3 or losses.shape[1] != len(batch_sizes):
-        fail("losses.shape", losses.shape, f"(seeds, {len(batch_sizes)}, rates)")
+    losses = np.asarray(losses, dtype=np.float64)
+    if losses.ndim != 3 or losses.shape[1] != len(batch_sizes) or len(losses) < 2:
+        fail("losses.shape", losses.shape, f"(seeds, {len(batch_sizes)}, rates), at least two seeds")
     rates = array("rates", rates, above=0)
     if rates.shape not in (losses.shape[1:], losses.shape[2:]):
         fail("rates.shape", rates.shape, f"{losses.shape[2:]} or {losses.shape[1:]}")
@@ -86,7 +85,7 @@ def _grid(rates, losses):
     if losses.ndim < 1 or losses.shape[-1] != len(rates):
         fail("losses.shape", losses.shape, f"(..., {len(rates)})")
     if np.isnan(losses).any() or (losses == -np.inf).any():
-        fail("losses", losses, "numbers, or infinity where a run diverged")
+        fail("losses", "NaN or -inf", "numbers, or infinity where a run diverged")
     if not np.isfinite(losses).any(-1).all():
-        fail("losses", losses, "at least one rate at which the mean loss is finite")
+        fail("losses", "infinite at all rates", "at least one rate at which the mean loss is finite")
     return rates, losses
