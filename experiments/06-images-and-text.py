@@ -2,8 +2,9 @@
 
 A convolutional network on scikit-learn's digits (1,200 training images, 10 epochs), and a small transformer on Python's
 manual in tokens of one byte (one pass over 131,072 of them in windows of 32), each with momentum and an adaptive
-optimizer (Adam, AdamW), equal examples at every size (TE); the rate falls along half a cosine. Rates were placed by trial
-runs on seed 0: those here reach a factor of eight to both sides. Seeds 1000 to 1009. Some ten minutes on two idle cores.
+optimizer (Adam, AdamW), equal examples at every size (TE); the rate falls along half a cosine. Rates were placed by
+trial runs on seed 0: those here reach a factor of eight to both sides. Seeds 1000 to 1009. Some ten minutes on two idle
+cores.
 """
 
 import pandas as pd
