@@ -1,9 +1,9 @@
 """The best learning rate at every batch size, on real images and on real text.
 
 A convolutional network on scikit-learn's digits (1,200 training images, 10 epochs) with momentum, and a small
-transformer on Python's manual in tokens of one byte (one pass over 131,072 of them in windows of 32) with AdamW and with
-momentum; equal examples at every size (TE); the rate falls along half a cosine. Rates were placed by trial runs on seed
-0: those here reach a factor of four to both sides. Seeds 1000 to 1009. Some six minutes on two idle cores.
+transformer on Python's manual in tokens of one byte (one pass over 131,072 of them in windows of 32) with AdamW and
+with momentum; equal examples at every size (TE); the rate falls along half a cosine. Rates were placed by trial runs on
+seed 0: those here reach a factor of four to both sides. Seeds 1000 to 1009. Some six minutes on two idle cores.
 """
 
 import pandas as pd
