@@ -178,8 +178,8 @@ def throughput_exactness():
         rows.append((f"ms a step, B={timing.batch_size}", f"{truth * 1e3:.4f}", ours, f"{peer * 1e3:.4f}"))
     law = found.law
     for name, truth, fitted, unit in (
-        ("a, ms", a, law.a, 1e3),
-        ("b, ms", b, law.b, 1e3),
+        ("a, ms", a, law.fixed, 1e3),
+        ("b, ms", b, law.per_example, 1e3),
         ("knee a/b, examples", a / b, law.knee, 1),
     ):
         rows.append((name, f"{truth * unit:.4g}", fitted.times(unit), "no fit"))

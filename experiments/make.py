@@ -43,24 +43,31 @@ def stored(script):
 
 
 def stamp(script):
-    """Hashes of the code that decides the rows of a script: of the script, and of what it reaches in each file.
+    """Hashes of the code that decides the rows of a script: of what ``rows`` reaches in the script and in the package.
 
-    A definition of the package is reached if the script says its name, or a definition that is reached and whose file
-    imports it, at however many removes. What ``sweep`` trains is by contract what ``fit`` does. Comments,
-    docstrings, formatting and what nobody names do not count.
+    A definition is reached if one that is reached says its name; of the package's, those see only what their own files
+    import, at however many removes. Who says ``sweep`` says ``fit``: by contract they train alike. Comments,
+    docstrings, formatting and what nobody names do not count, so that drawing or testing rows costs none of them.
     """
-    tree = ast.parse(script.read_text(encoding="utf-8"))
-    reached, todo = {}, [(name, None) for name in _names(tree) | {"fit"}]
+    own = _bound(ast.parse(script.read_text(encoding="utf-8")).body, "the script")
+    reached, todo = {}, [("rows", "the script")]
     while todo:
         name, speaker = todo.pop()
-        for file, node in _definitions().get(name, ()):
-            if node not in reached and (speaker is None or file in _seen_from(speaker)):
+        if speaker == "the script":
+            found = [*own.get(name, ()), *_definitions().get(name, ())]
+        else:
+            found = [unit for unit in _definitions().get(name, ()) if unit[0] in _seen_from(speaker)]
+        for file, node in found:
+            if node not in reached:
                 reached[node] = file
-                todo += [(word, file) for word in _names(node)]
-    found = {"the script": [_plain(tree)]}
+                said = _names(node)
+                todo += [
+                    (word, file) for word in said | ({"fit"} if "sweep" in said and file == "the script" else set())
+                ]
+    plain = {}
     for node, file in reached.items():
-        found.setdefault(file, []).append(_plain(node))
-    return {file: sha256(repr(sorted(found[file])).encode()).hexdigest()[:16] for file in sorted(found)}
+        plain.setdefault(file, []).append(_plain(node))
+    return {file: sha256(repr(sorted(plain[file])).encode()).hexdigest()[:16] for file in sorted(plain)}
 
 
 @cache
@@ -76,16 +83,24 @@ def _definitions():
     """Name -> [(file, statement)] of what stands at the top level of the package's modules."""
     units = {}
     for file, body in _modules().items():
-        for node in body:
-            if _says_nothing(node) or isinstance(node, (ast.Import, ast.ImportFrom)):
-                bound = set()
-            elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                bound = {node.name}
-            else:  # of an assignment, what it assigns to; of anything else, every name in it
-                targets = getattr(node, "targets", [getattr(node, "target", node)])
-                bound = {leaf.id for target in targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name)}
-            for name in bound:
-                units.setdefault(name, []).append((file, node))
+        for name, there in _bound(body, file).items():
+            units.setdefault(name, []).extend(there)
+    return units
+
+
+def _bound(body, file):
+    """Name -> [(file, statement)] of the statements that bind it."""
+    units = {}
+    for node in body:
+        if _says_nothing(node) or isinstance(node, (ast.Import, ast.ImportFrom)):
+            bound = {alias.asname for alias in getattr(node, "names", ()) if alias.asname and file == "the script"}
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            bound = {node.name}
+        else:  # of an assignment, what it assigns to; of anything else, every name in it
+            targets = getattr(node, "targets", [getattr(node, "target", node)])
+            bound = {leaf.id for target in targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name)}
+        for name in bound:
+            units.setdefault(name, []).append((file, node))
     return units
 
 
@@ -146,7 +161,7 @@ def stale(script):
 
 def make(script):
     """Run one experiment and store its rows, and beside them how they came about; return the seconds it took."""
-    code, began = stamp(script), time.perf_counter()
+    commit, code, began = _commit(), stamp(script), time.perf_counter()
     rows = results.script(script.stem).rows(cache=CACHE)
     seconds = time.perf_counter() - began
     if "seed" not in rows.columns or not len(rows) or rows.isna().any(axis=None):
@@ -159,7 +174,7 @@ def make(script):
         "script": f"experiments/{script.name}",
         "seeds": _ranges(rows.seed),
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": _commit(),
+        "commit": commit,
         "seconds": round(seconds, 1),
         "environment": environment(),
         "code": code,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 
+import measure
 import nbformat
 import pytest
 from nbformat import v4
@@ -20,6 +21,13 @@ FILES = chapters.notebooks(ROOT)
 def test_notebook_keeps_the_form(path):
     assert path.parent.name != "chapters" or re.fullmatch(r"\d\d(-[a-z0-9]+)+", path.stem)
     assert chapters.faults(path) == []
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "chapters"], ids=lambda p: p.stem)
+def test_a_chapter_has_its_parts_and_keeps_its_budget(path):
+    """A chapter that is better over budget is named here, with what it exceeds: none is."""
+    notebook = nbformat.read(path, as_version=4)
+    assert measure.absent(notebook) == [] and measure.measured(notebook).over() == []
 
 
 def test_no_notebook_is_left_out():

@@ -82,6 +82,16 @@ def test_a_card_carries_its_evidence_and_marks_every_approximate_number(ledger):
     assert "<b>" not in data["text/html"]
 
 
+def test_a_card_says_what_a_holds_if_turns_on(write, monkeypatch):
+    halves = {half: STATISTIC | {"half": half, "above": 0.5} for half in claims.HALVES}
+    entry = ENTRY | {"verdict": "holds-if", "if": ["the weather"], "test": {"protocol": "exact", "statistics": halves}}
+    book = claims.load(write(entry))
+    monkeypatch.setattr(claims, "_book", lambda: book)
+    card = claims.check("water-is-wet", holds=(1, (1, 1)), fails=(1, (1, 1)))
+    assert repr(card).splitlines()[2] == "  Condition: the weather."
+    assert "Water is wet.</span> Condition: the weather. <span" in card._repr_html_()
+
+
 @pytest.mark.parametrize(("condition", "bound", "shown"), [("below", 0.5, "≈ 0"), ("equals", 0, "0")])
 def test_only_exact_facts_are_printed_as_exact(ledger, condition, bound, shown):
     ledger(wetness=STATISTIC | {condition: bound})

@@ -38,8 +38,9 @@ def test_the_book_has_no_fault(claims, written):
 
 
 def test_there_are_66_claims_from_five_articles(claims):
-    assert [claim.number for claim in claims.values()] == list(range(1, 67))
-    assert {article for claim in claims.values() for article in claim.articles} == {"000", "001", "002", "003", "004"}
+    of_articles = [claim for claim in claims.values() if not claim.own]
+    assert [claim.number for claim in of_articles] == list(range(1, 67))
+    assert {article for claim in of_articles for article in claim.articles} == {"000", "001", "002", "003", "004"}
     assert {claim.verdict for claim in claims.values()} <= set(package.VERDICTS)
     assert {claim.chapter for claim in claims.values()} <= set(book.CHAPTERS)
 
@@ -294,9 +295,13 @@ def test_the_picture_of_the_ledger_has_a_square_for_every_claim_filled_where_it_
     text = page.page("<!-- ledger: squares -->\n\n<!-- ledger: legend -->", "index", measured_book)
     articles = [claim.id for claim in claims.values() if not claim.own]
     assert re.findall(r'href="book/claims\.html#([^"]+)"', text) == articles
-    assert text.count(' expected"') == len(articles) - 1
+    settled = [
+        c.id for c in claims.values() if c.chapter == "03-mini-batch" and not c.statistics
+    ]  # written, untestable
+    assert text.count(' expected"') == len(articles) - 1 - len(settled)
     assert '<a class="claim-refuted" href="book/claims.html#large-b-bias" title="large-b-bias: refuted">' in text
-    assert "1 are measured: 0 [holds]{.ledger-verdict .claim-holds}" in text and "The 65 hollow ones wait" in text
+    assert f"{1 + len(settled)} verdicts stand: 0 [holds]{{.ledger-verdict .claim-holds}}" in text
+    assert f"The {65 - len(settled)} hollow squares wait." in text
 
 
 def test_a_chapter_that_checks_one_claim_of_its_own_still_owes_the_others(measured_book, claims):

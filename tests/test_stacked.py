@@ -58,10 +58,17 @@ def test_lanes_are_stacked_where_dispatching_is_what_costs():
     assert choice.choose(small, "auto", 10, 50, 1, 2**30).engine == "stacked"
     assert choice.choose(large, "auto", 10, 50, 1, 2**30).engine == "loop"
     for memory, cores, together in [(2**30, 1, 10), (2**30, 4, 3), (3 * counted.bytes, 1, 3), (1, 1, 1)]:
-        found = choice.choose(small, "auto", 10, 50, cores, memory)
+        found = choice.choose(small, "auto", 10, 10**5, cores, memory)
         assert (found.engine, found.together) == ("stacked" if together > 1 else "loop", together)
     assert choice.choose(a_run("transformer"), "auto", 100, 10**6, 1, 2**30).engine == "compiled"
     assert choice.choose(small, "auto", 100, 10**6, 1, 2**30).engine == "stacked"  # convolutions gain nothing
+
+
+def test_short_lone_lanes_share_a_unit_of_work():
+    run, whole = a_run("cnn", batch_size=10), 2**30
+    alone = [choice.choose(run, "loop", 64, steps, 2, whole) for steps in (1, 3000, 10**6)]
+    assert [found.together for found in alone] == [8, min(8, int(2.0 / alone[1].seconds)), 1]
+    assert choice.choose(run, "loop", 3, 1, 2, whole).together == 1  # else a core would have nothing to do
 
 
 @pytest.mark.gpu

@@ -41,11 +41,11 @@ class Machine:
 def test_a_known_cost_is_recovered_exactly(a, b, fraction):
     found = Machine(lambda size, call: a + b * size).measure(fraction=fraction, seconds=1e6)
     law = found.law
-    (found_a, _), (found_b, _), (knee, _) = law.a, law.b, law.knee
+    (found_a, _), (found_b, _), (knee, _) = law.fixed, law.per_example, law.knee
     assert found_a == pytest.approx(a, rel=1e-6) and found_b == pytest.approx(b, rel=1e-6)
     assert knee / (a / b + knee) == pytest.approx(fraction, rel=1e-6)  # the rate there, over the peak
     assert law.misfit < 1e-9 and law.fraction == fraction
-    for value, (low, high) in (law.a, law.b, law.knee):
+    for value, (low, high) in (law.fixed, law.per_example, law.knee):
         assert low == pytest.approx(value, rel=1e-6) and high == pytest.approx(value, rel=1e-6)
     for timing in found.timings:
         assert timing.tight and timing.seconds.estimate == pytest.approx(a + b * timing.batch_size)
@@ -124,7 +124,7 @@ def test_intervals_of_the_fit_cover_the_truth():
         truth = 0.01 + 0.0005 * sizes
         samples = [t * np.exp(0.05 * rng.standard_normal(25)) for t in truth]
         law = fit_step_law(sizes, samples, resamples=200)
-        hits.append([i.low <= v <= i.high for v, i in ((0.01, law.a), (0.0005, law.b), (20.0, law.knee))])
+        hits.append([i.low <= v <= i.high for v, i in ((0.01, law.fixed), (0.0005, law.per_example), (20.0, law.knee))])
     assert ((0.90 < np.mean(hits, axis=0)) & (np.mean(hits, axis=0) < 0.99)).all()
 
 
@@ -132,17 +132,17 @@ def test_fit_is_weighted_least_squares():
     sizes, times = np.array([1.0, 3, 10, 50]), np.array([1.1, 1.6, 2.2, 9.0])
     b, a = np.polyfit(sizes, times, 1, w=1 / times)
     law = fit_step_law(sizes, [[t] for t in times])
-    assert (law.a.estimate, law.b.estimate) == (pytest.approx(a), pytest.approx(b))
+    assert (law.fixed.estimate, law.per_example.estimate) == (pytest.approx(a), pytest.approx(b))
     assert law.misfit == pytest.approx(np.max(np.abs(times - a - b * sizes) / times))
 
 
 def test_nothing_is_clamped():
     flat = fit_step_law([1, 2, 4], [[1.0]] * 3)
-    assert flat.b.estimate == pytest.approx(0, abs=1e-12)
+    assert flat.per_example.estimate == pytest.approx(0, abs=1e-12)
     falling = fit_step_law([1, 2], [[2.0], [1.0]])
-    assert falling.b.estimate == pytest.approx(-1) and falling.knee.estimate == math.inf
+    assert falling.per_example.estimate == pytest.approx(-1) and falling.knee.estimate == math.inf
     convex = fit_step_law([1, 2], [[1.0], [3.0]])
-    assert convex.a.estimate == pytest.approx(-1) and convex.knee.estimate == pytest.approx(-0.5)
+    assert convex.fixed.estimate == pytest.approx(-1) and convex.knee.estimate == pytest.approx(-0.5)
 
 
 def model_and_co():
@@ -249,4 +249,4 @@ def test_on_cuda_a_large_matrix_takes_longer_than_its_launch():
 
     found = measure_throughput(prepare, [1, 2, 4, 8], device="cuda", seconds=5)
     # 2 * 4096^3 operations an example cannot run at a petaflop a second; unsynchronised they would seem to.
-    assert found.law.b.estimate > 2 * 4096**3 / 1e15
+    assert found.law.per_example.estimate > 2 * 4096**3 / 1e15

@@ -15,18 +15,31 @@ PAGE = "book/claims"
 PAGES = {PAGE: ("summary", "kinds", "contradictions", "index", "entries"), "index": ("squares", "legend")}
 
 
-def result(statistic, measured):
-    """Return a measured statistic in words, with its interval where it has one.
+def result(measured, level=""):
+    """Return a measured statistic in words, with its interval where it has one, and the level where one is named.
 
-    >>> result(ledger.Statistic("share", "share", "above", 0.05), {"estimate": 0.15, "low": 0.13, "high": 0.172})
-    '0.15 (95% interval 0.13 to 0.172)'
+    >>> result({"estimate": 0.15, "low": 0.13, "high": 0.172}, "90%")
+    '0.15 (90% interval 0.13 to 0.172)'
     """
     if measured["low"] == measured["high"]:
         return _number(measured["estimate"])
-    level = "90%" if "90% interval" in statistic.means else "95%"
-    return (
-        f"{_number(measured['estimate'])} ({level} interval {_number(measured['low'])} to {_number(measured['high'])})"
-    )
+    named = f"{level} interval " if level else ""
+    return f"{_number(measured['estimate'])} ({named}{_number(measured['low'])} to {_number(measured['high'])})"
+
+
+def levels(statistics):
+    """Return the level of each statistic's interval, "" where its words name none; "the same" has the last one's.
+
+    >>> first, same = (ledger.Statistic(w, w, "above", 0) for w in ("Loss; 90% interval.", "The same for accuracy."))
+    >>> levels([first, same])
+    ['90%', '90%']
+    """
+    found, last = [], ""
+    for s in statistics:
+        named = re.search(r"(\d+%) intervals?\b", s.means)
+        last = named[1] if named else last if s.means.startswith("The same") else ""
+        found.append(last)
+    return found
 
 
 def _number(x, digits=3):
@@ -131,11 +144,13 @@ def entry(claim, evidence, gone=()):
         _plain(claim.because),
         "",
     ]
-    for s in claim.statistics:
-        value = f" **Measured: {result(s, evidence['measured'][s.name])}.**" if evidence else ""
+    for s, level in zip(claim.statistics, levels(claim.statistics), strict=True):
+        value = f" **Measured: {result(evidence['measured'][s.name], level)}.**" if evidence else ""
         half = {"holds": ", where it holds", "fails": ", where it fails"}.get(s.half, "")
         kind = f"[{s.evidence}{half}]{{.ledger-kind}}"
-        lines.append(f"- {_plain(s.means)} Required: {_minus(_plain(s.requirement))}.{value} {kind}")
+        twin = s.short and [other.means for other in claim.statistics].count(s.means) > 1  # only the short name differs
+        name = f"*{_plain(s.short)}.* " if twin else ""
+        lines.append(f"- {name}{_plain(s.means)} Required: {_minus(_plain(s.requirement))}.{value} {kind}")
     notes = [_plain(evidence["note"])] if evidence and evidence["note"] else []
     if claim.protocols:
         notes.append(f"Protocol: {', '.join(claim.protocols)}.")
@@ -163,16 +178,21 @@ def entries(claims, evidence, chapters, gone):
     return "\n".join(parts)
 
 
-def squares(claims, evidence):
+def _settled(claim, evidence, chapters):
+    """Whether a claim's verdict stands: it is measured, or its written chapter says why nothing decides it."""
+    return claim.id in evidence or (not claim.statistics and claim.chapter in chapters)
+
+
+def squares(claims, evidence, chapters):
     """Return the ledger in one picture, as HTML: a square for each claim of the articles, its verdict's sign, a link.
 
-    A square is filled where the claim is measured and hollow where its verdict is only expected. Words for those who do
-    not see it stand in the link.
+    A square is filled where the verdict stands and hollow where it is only expected. Words for those who do not see it
+    stand in the link.
     """
     lines = ["```{raw} html", '<ol class="ledger-squares">']
     for claim in claims.values():
         if not claim.own:
-            state = "" if claim.id in evidence else " expected"
+            state = "" if _settled(claim, evidence, chapters) else " expected"
             words = f"{claim.id}: {'expected, ' if state else ''}{ledger.VERDICTS[claim.verdict]}"
             lines.append(
                 f'<li><a class="claim-{claim.verdict}{state}" href="{PAGE}.html#{claim.id}" title="{words}">'
@@ -181,13 +201,12 @@ def squares(claims, evidence):
     return "\n".join([*lines, "</ol>", "```"])
 
 
-def legend(claims, evidence):
-    """Return one sentence: how many claims are measured, with which verdicts, and how many wait."""
+def legend(claims, evidence, chapters):
+    """Return two sentences: how many verdicts stand, and which; how many claims wait for their chapter."""
     articles = [claim for claim in claims.values() if not claim.own]
-    measured = [claim.verdict for claim in articles if claim.id in evidence]
-    verdicts = (f"{measured.count(v)} {_verdict(v, words.replace(',', ''))}" for v, words in ledger.VERDICTS.items())
-    waiting = len(articles) - len(measured)
-    return f"{len(measured)} are measured: {', '.join(verdicts)}. The {waiting} hollow ones wait for their chapter."
+    stand = [claim.verdict for claim in articles if _settled(claim, evidence, chapters)]
+    verdicts = (f"{stand.count(v)} {_verdict(v, words.replace(',', ''))}" for v, words in ledger.VERDICTS.items())
+    return f"{len(stand)} verdicts stand: {', '.join(verdicts)}. The {len(articles) - len(stand)} hollow squares wait."
 
 
 def page(text, name, root=ROOT):
@@ -202,8 +221,8 @@ def page(text, name, root=ROOT):
         "contradictions": lambda: contradiction_table(contradictions(path), claims, written),
         "index": lambda: index(claims, evidence, written),
         "entries": lambda: entries(claims, evidence, written, gone),
-        "squares": lambda: squares(claims, evidence),
-        "legend": lambda: legend(claims, evidence),
+        "squares": lambda: squares(claims, evidence, written),
+        "legend": lambda: legend(claims, evidence, written),
     }
     for part in PAGES[name]:
         placeholder = f"<!-- ledger: {part} -->"

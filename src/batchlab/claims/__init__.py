@@ -60,7 +60,7 @@ def check(claim_id, note="", **measured):
         ValueError: unknown claim or statistic, a statistic left out, a missing or reversed interval, an estimate
             outside its interval, NaN or infinity.
 
-    >>> card = check("every-step-descends", rising_share_below=(0, (0, 0)), rising_share_above=(1, (0.97, 1)))
+    >>> card = check("bgd-global-optimum", stuck_share=(0.2, (0.17, 0.22)), convex_stuck=(0, (0, 0)))
     >>> card.claim.verdict
     'refuted'
     """

@@ -29,9 +29,18 @@ class Card:
     def _kind(self):
         return " and ".join(dict.fromkeys(s.evidence for s, _ in self._deciding))
 
+    @property
+    def _if(self):
+        """The condition of a "holds, if", in the words of its reason; empty for the other verdicts."""
+        return f" Condition: {'; '.join(self.claim.conditions)}." if self.claim.conditions else ""
+
     def __repr__(self):
         says = textwrap.fill(self.claim.says, 96, initial_indent="  ", subsequent_indent="  ")
-        lines = [f"{self.claim.id}: {VERDICTS[self.claim.verdict].upper()}", says]
+        lines = [
+            f"{self.claim.id}: {VERDICTS[self.claim.verdict].upper()}",
+            says,
+            *([f" {self._if}"] if self._if else []),
+        ]
         lines += [f"  {s.name} ({s.evidence}): {value(s, m)}, required: {s.requirement}" for s, m in self._rows()]
         return "\n".join(lines + ([f"  {self.note}"] if self.note else []))
 
@@ -41,16 +50,16 @@ class Card:
         source = "the book's own" if c.own else ("article " if len(c.articles) == 1 else "articles ")
         rows = "".join(
             f"<tr><th scope='row'>{html.escape(s.means)}</th><td>{value(s, m)}</td><td>{s.requirement}</td>"
-            f"<td>{s.evidence}</td></tr>"
+            f"<td>{_unbroken(s.evidence)}</td></tr>"
             for s, m in self._rows()
         )
         protocol = f" Protocol: {', '.join(c.protocols)}." if c.protocols else ""
         return (
             f"<details class='claim-card claim-{c.verdict}'><summary>"
             f"<strong class='claim-verdict'>{VERDICTS[c.verdict]}</strong> "
-            f"<span class='claim-says'>{html.escape(c.says)}</span> "
+            f"<span class='claim-says'>{html.escape(c.says)}</span>{html.escape(self._if)} "
             f"<span class='claim-numbers'>{numbers[0].upper() + numbers[1:]}.</span> "
-            f"<span class='claim-kind'>{self._kind}</span></summary>"
+            f"<span class='claim-kind'>{_unbroken(self._kind)}</span></summary>"
             f"<p class='claim-because'>{html.escape(c.because)}</p>"
             f"<table><thead><tr><th scope='col'>measured</th><th scope='col'>value</th><th scope='col'>required</th>"
             f"<th scope='col'>evidence</th></tr></thead><tbody>{rows}</tbody></table>"
@@ -65,6 +74,11 @@ class Card:
 
 def _words(name):
     return name.replace("_", " ")
+
+
+def _unbroken(text):
+    """Dates that do not break at their hyphens."""
+    return text.replace("-", "\N{NON-BREAKING HYPHEN}")
 
 
 def value(statistic, measured):

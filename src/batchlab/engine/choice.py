@@ -24,6 +24,7 @@ LANES_OF_A_UNIT = 16  # of the kernel's, for each thread: enough to keep threads
 DISPATCH, BYTE = 3e-6, 1.2e-10  # seconds an operation, and a byte written
 LONE_ABOVE = 40e3  # bytes an operation writes: above, a lane is trained alone
 TOGETHER = 1e6  # bytes an operation on a whole stack may write
+UNIT_PAYS = 2.0  # seconds of work, below which lone lanes share a unit: each carries the data to its process anew
 WORKERS_PAY = 20.0  # seconds of work for one core, above which starting a process on every core pays
 COMPILING_PAYS = 300.0  # seconds of work for one batch size, above which torch.compile wins back its half minute
 
@@ -119,10 +120,17 @@ def choose(run, engine, lanes, steps, cores, memory):
     if on_cpu:
         together = 1 if written > LONE_ABOVE else min(together, int(TOGETHER / written))
     if engine == "loop" or (engine != "stacked" and engine != "compiled" and not stackable(run)):
-        return Choice("loop", 1, seconds)
+        return Choice("loop", _in_a_unit(seconds, lanes, cores), seconds)
     if engine == "compiled" or (engine != "stacked" and seconds * lanes > COMPILING_PAYS and _gains(run)):
         return Choice("compiled" if can_compile(run) else "stacked", together, seconds)
-    return Choice("stacked" if together > 1 or engine == "stacked" else "loop", together, seconds)
+    if together > 1 or engine == "stacked":
+        return Choice("stacked", together, seconds)
+    return Choice("loop", _in_a_unit(seconds, lanes, cores), seconds)
+
+
+def _in_a_unit(seconds, lanes, cores):
+    """How many lone lanes of so many seconds: few enough that no core waits long for the last unit."""
+    return max(1, min(int(UNIT_PAYS / seconds), lanes // (4 * cores))) if seconds else 1
 
 
 def memory(run):

@@ -146,7 +146,7 @@ def _loaded(made):
 
 def _declared(lib):
     pointer, whole = ctypes.c_void_p, ctypes.c_int
-    lib.scratch_floats.argtypes, lib.scratch_floats.restype = [whole, pointer], ctypes.c_long
+    lib.scratch_floats.argtypes, lib.scratch_floats.restype = [whole, whole, pointer], ctypes.c_long
     lib.train.argtypes = [*[pointer] * 5, whole, pointer, ctypes.c_double, pointer]
     lib.evaluate.argtypes, lib.evaluate.restype = [pointer] * 3, ctypes.c_double
     return lib

@@ -1,4 +1,4 @@
-"""Lanes trained by a small C kernel (``lane/lane.c``): networks of linear layers with ReLU or tanh, on the CPU.
+"""Lanes trained by a small C kernel (``lane/lane.c``): networks of linear layers, on the CPU.
 
 What a lane computes is defined by ``fit``; the kernel only does it sooner, and tests hold the two together.
 It is compiled when first needed, in a few seconds, for the processor at hand.
@@ -26,12 +26,13 @@ MAX_LAYERS = 16
 def suits(run):
     """Whether the kernel computes what ``run`` asks for. A missing compiler is another matter: see ``library``.
 
-    It trains float32 networks of linear layers with ReLU or tanh between each two, on flat float32 inputs, under
-    cross-entropy or the squared error; with every optimizer of ``optim``, schedule, order, ``l1`` and ``ema``.
+    It trains float32 networks of linear layers, with ReLU or tanh between each two and layer normalization before that
+    or not, on flat float32 inputs, under cross-entropy or the squared error; with every optimizer of ``optim``,
+    schedule, order, ``l1`` and ``ema``.
 
     >>> from batchlab import Run, data, models, optim
     >>> run = dict(data=data.digits(), lr=0.1, batch_size=8, epochs=1, device="cpu", optimizer=optim.adam())
-    >>> [suits(Run(model=models.mlp((64, 32, 10), norm=norm), **run)) for norm in ("none", "layer")]
+    >>> [suits(Run(model=models.mlp((64, 32, 10), norm=norm), **run)) for norm in ("layer", "batch")]
     [True, False]
     """
     x, y = run.data.train
@@ -48,17 +49,28 @@ def suits(run):
 
 
 def _layers(model):
-    """(linear layers, whether tanh stands between them) of a model that the kernel can train, else None."""
-    if type(model) is not nn.Sequential or len(model) % 2 == 0 or len(model) > 2 * MAX_LAYERS - 1:
+    """(linear layers, layer norms after all but the last, whether tanh follows) of a model that suits, else None."""
+    if type(model) is not nn.Sequential or any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
         return None
-    linear, between = list(model)[::2], {type(m) for m in list(model)[1::2]}
-    if any(type(m) is not nn.Linear or m.bias is None for m in linear) or between not in (set(), {nn.ReLU}, {nn.Tanh}):
+    linear = [m for m in model if type(m) is nn.Linear and m.bias is not None]
+    norms = [m for m in model if _is_layer_norm(m)]
+    activations = [m for m in model if type(m) in (nn.ReLU, nn.Tanh)]
+    hidden = zip(linear, *([norms] if norms else []), activations, strict=False)
+    if [*(m for each in hidden for m in each), *linear[-1:]] != list(model) or not 0 < len(linear) <= MAX_LAYERS:
         return None
-    if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+    if len({type(m) for m in activations}) > 1 or len({m.eps for m in norms}) > 1:
         return None
-    if len(list(model.parameters())) < 2 * len(linear):  # a weight shared between layers
+    if len(list(model.parameters())) < 2 * (len(linear) + len(norms)):  # a weight shared between layers
         return None
-    return linear, between == {nn.Tanh}
+    return linear, norms, nn.Tanh in map(type, activations)
+
+
+def _is_layer_norm(m):
+    """Over all features, with a gain and a shift for each and eps > 0; a ``GroupNorm`` of one group is one."""
+    if type(m) is nn.GroupNorm:
+        return m.num_groups == 1 and m.affine and m.eps > 0
+    shaped = type(m) is nn.LayerNorm and len(m.normalized_shape) == 1 and m.eps > 0
+    return shaped and m.weight is not None and m.bias is not None
 
 
 def train(plan, runs, threads):
@@ -111,9 +123,9 @@ class _Data(ctypes.Structure):  # network.c
 
 class _Network(ctypes.Structure):  # Lane, in network.c
     _fields_ = [
-        ("layers", ctypes.c_int), ("is_tanh", ctypes.c_int), ("sizes", ctypes.POINTER(ctypes.c_int)),
-        ("w", _pointers), ("m", _pointers), ("v", _pointers), ("average", _pointers),
-        ("scratch", _pointer), ("step", ctypes.c_int64),
+        ("layers", ctypes.c_int), ("is_tanh", ctypes.c_int), ("norm_eps", ctypes.c_float),
+        ("sizes", ctypes.POINTER(ctypes.c_int)), ("w", _pointers), ("m", _pointers), ("v", _pointers),
+        ("average", _pointers), ("scratch", _pointer), ("step", ctypes.c_int64),
     ]  # fmt: skip
 
 
@@ -133,13 +145,15 @@ def _data(x, y):
 
 def _network(run, model):
     """A run's weights as the kernel wants them: per layer (inputs + 1, outputs rounded up to whole vectors), of the
-    last layer the other way round. What its optimizer remembers starts from zero, the average from the weights."""
-    lib, (layers, is_tanh) = library(), _layers(model)
+    last layer the other way round; then per norm (2, outputs rounded up), gains and shifts. What its optimizer
+    remembers starts from zero, the average from the weights."""
+    lib, (layers, norms, is_tanh) = library(), _layers(model)
     sizes = (layers[0].in_features, *(layer.out_features for layer in layers))
-    sizes, vector, weights = (ctypes.c_int * len(sizes))(*sizes), lib.vector_length(), []
+    sizes, vector, matrices, weights = (ctypes.c_int * len(sizes))(*sizes), lib.vector_length(), [], []
     for layer in layers:
         w = np.hstack([layer.weight.detach().numpy(), layer.bias.detach().numpy()[:, None]])  # (outputs, inputs + 1)
-        w = w if layer is layers[-1] else w.T
+        matrices.append(w if layer is layers[-1] else w.T)
+    for w in [*matrices, *(torch.stack([norm.weight, norm.bias]).detach().numpy() for norm in norms)]:
         weights.append(_aligned(len(w), -(-w.shape[1] // vector) * vector))
         weights[-1][:, : w.shape[1]] = w
     kept = {name: [_aligned(*w.shape) for w in weights] for name in optim.STATES[run.optimizer.name][0]}
@@ -147,9 +161,9 @@ def _network(run, model):
         kept["average"] = [_aligned(*w.shape) for w in weights]
         for average, w in zip(kept["average"], weights, strict=True):
             average[:] = w
-    scratch = _aligned(lib.scratch_floats(len(layers), sizes))
+    scratch = _aligned(lib.scratch_floats(len(layers), bool(norms), sizes))
     places = {name: _addresses(kept.get(name, weights)) for name in ("w", "m", "v", "average")}
-    network = _Network(len(layers), is_tanh, sizes, scratch=_address(scratch), **places)
+    network = _Network(len(layers), is_tanh, norms[0].eps if norms else 0.0, sizes, scratch=_address(scratch), **places)
     return _holding(network, weights, kept, scratch)
 
 

@@ -1,8 +1,8 @@
 """How fast a training step is at each batch size, and from which size on a larger batch stops paying.
 
-The time of a step is modelled as t(B) = a + b B: ``a`` seconds whatever the batch (launching kernels, updating the
-weights), ``b`` seconds for each further example. The rate B / t(B) then rises towards 1 / b, and reaches the fraction f
-of it at the *knee* B = f / (1 - f) * a / b; with f = 1/2 that is B = a / b, what Hockney and Jesshope call the
+The time of a step is modelled as t(B) = t_0 + tau B: t_0 seconds whatever the batch (launching kernels, updating the
+weights), tau seconds for each further example. The rate B / t(B) then rises towards 1 / tau, and reaches the fraction f
+of it at the *knee* B = f / (1 - f) * t_0 / tau; with f = 1/2 that is B = t_0 / tau, what Hockney and Jesshope call the
 half-performance length of a vector computer.
 """
 
@@ -46,15 +46,16 @@ class Timing:
 
 @dataclass(frozen=True)
 class StepLaw:
-    """The fit t(B) = a + b B, every number an ``Interval``: ``a`` seconds, ``b`` seconds an example, ``knee`` examples.
+    """The fit t(B) = t_0 + tau B, every number an ``Interval``.
 
-    At the knee ``fraction`` of the peak rate 1 / b is reached. ``misfit`` is the largest relative distance
-    |t(B) - (a + b B)| / t(B): where it exceeds a few percent the law is not affine over these sizes, and the intervals,
-    which know the timing noise only, say too little.
+    ``fixed`` is t_0 in seconds, ``per_example`` is tau in seconds an example, ``knee`` is in examples: there
+    ``fraction`` of the peak rate 1 / tau is reached. ``misfit`` is the largest relative distance
+    |t(B) - (t_0 + tau B)| / t(B): where it exceeds a few percent the law is not affine over these sizes, and the
+    intervals, which know the timing noise only, say too little.
     """
 
-    a: Interval
-    b: Interval
+    fixed: Interval
+    per_example: Interval
     knee: Interval
     fraction: float
     misfit: float
@@ -102,18 +103,18 @@ def median_interval(values):
 
 
 def fit_step_law(batch_sizes, samples, *, fraction=0.5, resamples=1000, seed=0):
-    """Fit t(B) = a + b B to ``samples``, one sequence of seconds a batch size, and return the ``StepLaw``.
+    """Fit t(B) = t_0 + tau B to ``samples``, one sequence of seconds a batch size, and return the ``StepLaw``.
 
     Least squares on the medians with weights 1 / t(B)^2, so that every size counts by its relative error; 95% intervals
     by the bootstrap over the samples of each size. Nothing is clamped: a step that costs nothing at B = 0 gives a near
-    zero of either sign, hence a knee near zero; b <= 0 says that the rate still grows at the largest size, and the knee
-    is infinite.
+    zero of either sign, hence a knee near zero; tau <= 0 says that the rate still grows at the largest size, and the
+    knee is infinite.
 
     Raises ValueError for fewer than two different sizes, for times that are not positive and finite, and for
     ``fraction`` outside (0, 1).
 
     >>> law = fit_step_law([1, 2, 4], [[1.5], [2.0], [3.0]])
-    >>> print(law.a, law.b, law.knee, sep=", ")
+    >>> print(law.fixed, law.per_example, law.knee, sep=", ")
     1 [1, 1], 0.5 [0.5, 0.5], 2 [2, 2]
     """
     sizes = array("batch_sizes", batch_sizes, ndim=1)
@@ -128,22 +129,22 @@ def fit_step_law(batch_sizes, samples, *, fraction=0.5, resamples=1000, seed=0):
         fail("samples", min(s.min() for s in samples), "seconds above 0")
 
     def solve(times):
-        # Each column of `times` (sizes, draws) is one fit: t/t = a/t + b B/t, two unknowns.
+        # Each column of `times` (sizes, draws) is one fit: t/t = t_0/t + tau B/t, two unknowns.
         rows = np.stack([1 / times, sizes[:, None] / times])  # (2, sizes, draws)
         gram = np.einsum("isd,jsd->dij", rows, rows)
-        a, b = np.linalg.solve(gram, rows.sum(axis=1).T[..., None])[..., 0].T
+        fixed, each = np.linalg.solve(gram, rows.sum(axis=1).T[..., None])[..., 0].T
         with np.errstate(divide="ignore", invalid="ignore"):
-            return a, b, np.where(b > 0, fraction / (1 - fraction) * a / b, np.inf)
+            return fixed, each, np.where(each > 0, fraction / (1 - fraction) * fixed / each, np.inf)
 
     rng = generator(seed, "timings")
     medians = np.array([np.median(s) for s in samples])
     draws = [np.median(rng.choice(s, size=(len(s), resamples)), axis=0) for s in samples]
-    fitted = [float(v[0]) for v in solve(medians[:, None])]  # a, b, knee
+    fitted = [float(v[0]) for v in solve(medians[:, None])]  # t_0, tau, knee
     # Order statistics, not interpolated ones: a knee may be infinite in some draws.
     ends = [np.quantile(v, [0.025, 0.975], method="nearest") for v in solve(np.stack(draws))]
     law = [Interval(v, float(low), float(high)) for v, (low, high) in zip(fitted, ends, strict=True)]
-    a, b, _ = fitted
-    misfit = float(np.max(np.abs(medians - a - b * sizes) / medians))
+    fixed, each, _ = fitted
+    misfit = float(np.max(np.abs(medians - fixed - each * sizes) / medians))
     return StepLaw(*law, fraction, misfit)
 
 
@@ -195,7 +196,7 @@ def measure_throughput(
     seed=0,
     clock=time.perf_counter,
 ):
-    """Time a training step at each of ``batch_sizes`` and fit t(B) = a + b B; returns ``Throughput``.
+    """Time a training step at each of ``batch_sizes`` and fit t(B) = t_0 + tau B; returns ``Throughput``.
 
     ``prepare(batch_size)`` makes what the step needs, outside the timing, and returns the step: a function of no
     argument. ``warmup`` calls of every size run before anything is timed, so that code loaded, memory reserved or
@@ -214,7 +215,7 @@ def measure_throughput(
     ...         now[0] += 0.003 + 0.0005 * batch_size
     ...     return step
     >>> found = measure_throughput(prepare, [1, 8, 64], clock=lambda: now[0])
-    >>> print(found.law.a, found.law.b, found.law.knee, sep=", ")
+    >>> print(found.law.fixed, found.law.per_example, found.law.knee, sep=", ")
     0.003 [0.003, 0.003], 0.0005 [0.0005, 0.0005], 6 [6, 6]
     """
     if not callable(prepare):

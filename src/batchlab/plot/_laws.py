@@ -84,7 +84,7 @@ def steps_to_target(batch_sizes, steps, fit, ax=None, label="measured"):
 
 
 def throughput(measured, ax=None, label="measured"):
-    """Draw examples per second against batch size, with the law B / (a + b B) and its knee.
+    """Draw examples per second against batch size, with the law B / (t_0 + tau B) and its knee.
 
     Args:
         measured: what ``throughput.measure_throughput`` returned: medians with 95% intervals, and the fitted law.
@@ -97,13 +97,15 @@ def throughput(measured, ax=None, label="measured"):
     >>> law = StepLaw(Interval(1e-3, 1e-3, 1e-3), Interval(1e-5, 1e-5, 1e-5), Interval(100, 90, 110), 0.5, 0.0)
     >>> timings = tuple(Timing(b, Interval(t, t, t), (), True) for b, t in [(1, 1.01e-3), (100, 2e-3)])
     >>> throughput(Throughput(timings, law)).get_lines()[0].get_label()
-    'B / (a + b B)'
+    '$B / (t_0 + \\\\tau B)$'
     """
     law, knee, timings = measured.law, measured.law.knee, measured.timings
     ax = axes(ax)
     sizes = np.array([t.batch_size for t in timings])
     x = np.geomspace(sizes.min(), sizes.max(), 200)
-    (line,) = ax.plot(x, x / (law.a.estimate + law.b.estimate * x), alpha=0.7, label="B / (a + b B)")
+    (line,) = ax.plot(
+        x, x / (law.fixed.estimate + law.per_example.estimate * x), alpha=0.7, label=r"$B / (t_0 + \tau B)$"
+    )
     rate, low, high = (sizes / np.array([getattr(t.seconds, e) for t in timings]) for e in ("estimate", "high", "low"))
     points(ax, sizes, rate, low, high, line.get_color(), label)
     if np.isfinite([knee.low, knee.high]).all():

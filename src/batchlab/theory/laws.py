@@ -153,35 +153,35 @@ def heavy_ball_variance(curvature, variance, lr, momentum, batch_size):
 
 
 def saddle_spread(curvature, variance, lr, batch_size, steps):
-    """Return E[y_t^2] of SGD started on the ridge y = 0 of -1/2 b y^2, for t = ``steps``.
+    """Return E[y_t^2] of SGD started on the ridge y = 0 of -1/2 k y^2, for t = ``steps``.
 
-    (lr^2 c / B) ((1 + lr b)^(2t) - 1) / ((1 + lr b)^2 - 1), from y' = (1 + lr b) y + lr noise; ``curvature`` is
-    b > 0, ``variance`` c that of one example's gradient.
+    (lr^2 s / B) ((1 + lr k)^(2t) - 1) / ((1 + lr k)^2 - 1), from y' = (1 + lr k) y + lr noise; ``curvature`` is
+    k > 0, ``variance`` s that of one example's gradient.
 
     >>> round(saddle_spread(curvature=1.0, variance=1.0, lr=0.1, batch_size=1, steps=2), 6)
     0.0221
     """
-    b, c = number("curvature", curvature, above=0), number("variance", variance, above=0)
+    k, s = number("curvature", curvature, above=0), number("variance", variance, above=0)
     lr, batch_size = number("lr", lr, above=0), count("batch_size", batch_size)
-    log_growth = 2 * math.log1p(lr * b)
-    return lr**2 * c / batch_size * math.expm1(count("steps", steps, at_least=0) * log_growth) / math.expm1(log_growth)
+    log_growth = 2 * math.log1p(lr * k)
+    return lr**2 * s / batch_size * math.expm1(count("steps", steps, at_least=0) * log_growth) / math.expm1(log_growth)
 
 
 def saddle_steps(curvature, variance, lr, batch_size, distance):
     """Return the t at which ``saddle_spread`` reaches distance^2, a real number.
 
-    It grows with ln B / (2 ln(1 + lr b)): a larger batch leaves a saddle only logarithmically later. This is when
+    It grows with ln B / (2 ln(1 + lr k)): a larger batch leaves a saddle only logarithmically later. This is when
     the mean square gets there, not the mean or median time of getting there.
 
     >>> late = saddle_steps(1.0, 1.0, 0.1, 256, distance=1.0) - saddle_steps(1.0, 1.0, 0.1, 16, distance=1.0)
     >>> round(late, 2)
     14.53
     """
-    b, c = number("curvature", curvature, above=0), number("variance", variance, above=0)
+    k, s = number("curvature", curvature, above=0), number("variance", variance, above=0)
     lr, batch_size = number("lr", lr, above=0), count("batch_size", batch_size)
     distance = number("distance", distance, above=0)
-    log_growth = 2 * math.log1p(lr * b)
-    return math.log1p(distance**2 * batch_size * math.expm1(log_growth) / (lr**2 * c)) / log_growth
+    log_growth = 2 * math.log1p(lr * k)
+    return math.log1p(distance**2 * batch_size * math.expm1(log_growth) / (lr**2 * s)) / log_growth
 
 
 def adam_variance(curvature, variance, lr, batch_size):

@@ -11,15 +11,16 @@
 #include "rules.c"    /* what a gradient does to the weights */
 #include "trust.c"    /* the two rules that look at whole layers */
 #include "products.c" /* matrix products in tiles of registers */
+#include "norm.c"     /* layer normalization */
 #include "losses.c"   /* cross-entropy, squared error, accuracy */
 #include "network.c"  /* the forward and backward pass of a chunk */
 
 int vector_length(void) { return VL; }
 
 /* Floats of scratch that a network of these sizes needs. */
-long scratch_floats(int layers, const int *sizes) {
+long scratch_floats(int layers, int normed, const int *sizes) {
     Net net;
-    lay_out(&net, &(Lane){.layers = layers, .sizes = sizes}, NULL);
+    lay_out(&net, &(Lane){.layers = layers, .norm_eps = normed, .sizes = sizes}, NULL);
     return net.used;
 }
 

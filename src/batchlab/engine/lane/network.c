@@ -4,14 +4,17 @@
  * ends in a constant 1) and `out` columns rounded up to whole vectors; the padding is zero and stays zero. The last
  * layer is narrow, and rounding ten classes up to a vector of sixteen would waste six: it is stored the other way
  * round, a row an output, and its outputs are (outputs, examples), so that a vector holds one class of many examples.
+ * After each hidden layer there may be layer normalization, and then the activation, ReLU or tanh.
  */
 enum { MAX_LAYERS = 16 };
 
 /* One lane, as Python hands it over. sizes: inputs, hidden widths, outputs (layers + 1 numbers). w, m, v, average: per
- * layer (sizes[l] + 1, padded outputs), of the last layer (outputs, padded sizes[l] + 1); what the rule does not keep
- * is w. scratch: scratch_floats() floats, zero when first used. step: steps made so far. */
+ * layer (sizes[l] + 1, padded outputs), of the last layer (outputs, padded sizes[l] + 1); then, if norm_eps > 0, per
+ * hidden layer its gains and shifts (2, padded outputs). What the rule does not keep is w. scratch:
+ * scratch_floats() floats, zero when first used. step: steps made so far. */
 typedef struct {
     int layers, is_tanh;
+    float norm_eps;
     const int *sizes;
     float *const *w, *const *m, *const *v, *const *average;
     float *scratch;
@@ -30,11 +33,13 @@ typedef struct {
  * of a batch need not lie together. Layer l reads h[l], a row an example; the last also reads it turned. */
 typedef struct {
     int layers, outputs, is_tanh;
+    float norm_eps;
     const int *sizes;
     float *const *weight;
     float *h[MAX_LAYERS], *d[MAX_LAYERS];        /* what layer l reads, and the loss differentiated by it */
     float *across, *z;                           /* h of the last layer, turned; its outputs, then the loss by them */
     float *sum[MAX_LAYERS], *turned[MAX_LAYERS]; /* gradient of earlier chunks; transposed weights */
+    float *unit[MAX_LAYERS], *scale[MAX_LAYERS], *gain_sum[MAX_LAYERS]; /* of the norm that made h[l]: see norm.c */
     const float *input[MAX_LAYERS][CHUNK], *signal[MAX_LAYERS][CHUNK], *target[CHUNK];
     const float **z_row, **weight_row;           /* of the last layer */
     int32_t label[CHUNK];
@@ -59,12 +64,16 @@ static float *room(Net *net, long floats) {
 static void lay_out(Net *net, const Lane *lane, float *const *weight) {
     const int layers = lane->layers, last = layers - 1, *sizes = lane->sizes;
     net->layers = layers, net->sizes = sizes, net->outputs = sizes[layers], net->is_tanh = lane->is_tanh;
-    net->weight = weight, net->scratch = lane->scratch, net->used = 0;
+    net->norm_eps = lane->norm_eps, net->weight = weight, net->scratch = lane->scratch, net->used = 0;
     for (int l = 0; l < layers; l++) {
         net->ld[l] = padded(sizes[l]) + VL; /* room for the constant 1 */
         net->h[l] = room(net, l || !last ? CHUNK * net->ld[l] : 0);
         net->d[l] = room(net, l ? CHUNK * net->ld[l] : 0);
         net->sum[l] = room(net, (long)rows_of(net, l) * row_length(net, l));
+        const int normed = l && net->norm_eps > 0;
+        net->unit[l] = room(net, normed ? CHUNK * net->ld[l] : 0);
+        net->scale[l] = room(net, normed ? CHUNK : 0);
+        net->gain_sum[l] = room(net, normed ? 2 * padded(sizes[l]) : 0);
         net->turned[l] = room(net, l && l < last ? (long)sizes[l + 1] * padded(sizes[l]) : 0);
     }
     net->across = room(net, (long)(sizes[last] + 1) * CHUNK);
@@ -94,16 +103,27 @@ static void choose(Net *net, int n, const int32_t *order, ptrdiff_t first, const
     }
 }
 
-/* The outputs of the chosen examples, into z: (outputs, CHUNK). ReLU is a part of its product, tanh comes after it. */
+static void activate(int is_tanh, int n, int length, float *h, int ld) {
+    const vec zero = {0};
+    for (int b = 0; b < n; b++)
+        for (int j = b * ld; j < b * ld + length; j += VL)
+            if (is_tanh) AT(h + j) = vtanh(AT(h + j));
+            else AT(h + j) = KEEP_IF(~(AT(h + j) < zero), AT(h + j)); /* NaN passes: divergence must show */
+}
+
+/* The outputs of the chosen examples, into z: (outputs, CHUNK). ReLU is part of its product, unless a norm is there. */
 static void forward(Net *net, int n) {
     const int last = net->layers - 1, in = net->sizes[last];
     for (int l = 0; l < last; l++) {
         const int out = net->sizes[l + 1], length = row_length(net, l), ld = net->ld[l + 1];
+        const int normed = net->norm_eps > 0, apart = normed || net->is_tanh;
         float *h = net->h[l + 1];
-        (net->is_tanh ? product : product_relu)(n, length, net->sizes[l] + 1, net->input[l], net->weight[l], length,
-                                                (Target){.out = h, .ld = ld});
-        for (int b = 0; net->is_tanh && b < n; b++)
-            for (int j = 0; j < length; j += VL) AT(h + b * ld + j) = vtanh(AT(h + b * ld + j));
+        (apart ? product : product_relu)(n, length, net->sizes[l] + 1, net->input[l], net->weight[l], length,
+                                         (Target){.out = h, .ld = ld});
+        for (int b = 0; normed && b < n; b++)
+            net->scale[l + 1][b] = normalize(out, length, net->norm_eps, net->weight[net->layers + l], h + b * ld,
+                                             net->unit[l + 1] + b * ld);
+        if (apart) activate(net->is_tanh, n, length, h, ld);
         for (int b = 0; b < n && length > out; b++) h[b * ld + out] = 1; /* the padding held it */
     }
     transpose(n, in, net->h[last], net->ld[last], net->across, CHUNK);
@@ -159,8 +179,8 @@ static void send_back(Net *net, int l, int n, int first) {
     for (int b = 0; last && b < n && padded(in) > in; b++) d[b * ld + in] = 0; /* the constant sends no signal */
 }
 
-/* The gradient of the last layer, added up, or into the update. Where the bias would stand alone in a vector, it is summed
- * apart: a product for its sake would cost as much as sixteen inputs. */
+/* The gradient of the last layer, added up, or into the update. Where the bias would stand alone in a vector, it is
+ * summed apart: a product for its sake would cost as much as sixteen inputs. */
 static void gradient_of_last(Net *net, int n, int learn, Target t) {
     const int l = net->layers - 1, in = net->sizes[l], alone = in % VL == 0, columns = (int)t.ld - alone * VL;
     const ivec place = PLACES;
@@ -173,6 +193,24 @@ static void gradient_of_last(Net *net, int n, int learn, Target t) {
     }
 }
 
+/* The signal that reaches the norm below layer l becomes the one that leaves it; its gains and shifts are updated on
+ * the final chunk. */
+static void norm_back(Net *net, int l, int n, int first, int final, const Lane *lane, Rule rule) {
+    const int in = net->sizes[l], length = padded(in), ld = net->ld[l], own = net->layers + l - 1;
+    const Weights p = {lane->w[own], lane->m[own], lane->v[own], lane->average[own]};
+    float *sum = net->gain_sum[l];
+    if (first) memset(sum, 0, sizeof(float) * 2 * length);
+    for (int b = 0; b < n; b++)
+        normalize_back(in, length, net->scale[l][b], p.w, net->unit[l] + b * ld, net->d[l] + b * ld, sum);
+    if (!final) return;
+    if (rule.kind == LAMB) {
+        update_by_length(rule, sum, 2, length, 1, -1, &p);
+        return;
+    }
+    if (rule.kind == LARS) rule.kind = MOMENTUM, rule.weight_decay = 0; /* as of all vectors */
+    update(&rule, (vec *)sum, 2, length / VL, &p, 0, length);
+}
+
 /* The backward pass of a chunk, from the last layer to the first; on the final chunk of a batch each layer is updated
  * as soon as the layer below has its signal. */
 static void backward(Net *net, int n, int first, int final, const Lane *lane, const Rule *rule) {
@@ -183,6 +221,7 @@ static void backward(Net *net, int n, int first, int final, const Lane *lane, co
             .out = net->sum[l], .before = first ? NULL : net->sum[l], .ld = length, .rule = rule,
             .weights = {lane->w[l], lane->m[l], lane->v[l], lane->average[l]}};
         if (l) send_back(net, l, n, first);
+        if (l && net->norm_eps > 0) norm_back(net, l, n, first, final, lane, *rule);
         if (last) gradient_of_last(net, n, learn, t);
         else (learn ? turned_update : turned)(in + 1, length, n, net->input[l], net->d[l + 1], net->ld[l + 1], t);
         if (final && whole)

@@ -33,7 +33,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class MemoryLaw:
-    """bytes(B) = ``fixed`` + ``per_example`` * B, for the total, and the two ``Memory`` counts it came from."""
+    """m(B) = ``fixed`` + ``per_example`` * B bytes, for the total, and the two ``Memory`` counts it came from."""
 
     fixed: float
     per_example: float
@@ -62,7 +62,8 @@ def step_memory(model, loss, optimizer, x, y, *, micro_batch=None, autocast=None
     views of it were saved. With ``micro_batch`` gradients are accumulated and the activations are those of the largest
     micro-batch, while x and y stay whole. ``autocast`` (torch.bfloat16 or torch.float16) runs the forward pass in mixed
     precision; its low-precision copies of the weights count as activations. Under ``torch.utils.checkpoint`` the count
-    is what the forward pass keeps; in the backward pass one segment at a time is recomputed on top.
+    is what the forward pass keeps; in the backward pass one segment at a time is recomputed on top. What the loss holds
+    is not counted: with ``mse_loss`` it is as much as the outputs, whose differences it was made from.
 
     Raises ValueError for empty data, a module without trainable parameters, a loss that is no number or does not depend
     on them, or another ``autocast``.
@@ -93,7 +94,7 @@ def step_memory(model, loss, optimizer, x, y, *, micro_batch=None, autocast=None
 
 
 def memory_law(model, loss, optimizer, make_batch, *, at=(8, 16), micro_batch=None, autocast=None):
-    """The law bytes(B) = a + b B through the counted totals at the two batch sizes ``at``, as a ``MemoryLaw``.
+    """The law m(B) = m_0 + m_1 B through the counted totals at the two batch sizes ``at``, as a ``MemoryLaw``.
 
     ``make_batch(batch_size)`` returns ``(x, y)`` on the model's device. Exact for models whose saved tensors grow in
     proportion to the batch; with ``micro_batch`` it holds from B = micro_batch upwards, and ``at`` must lie there.
