@@ -14,10 +14,10 @@ from batchlab._check import count, fail, number, one_of
 
 RULES = ("auto", "none", "sqrt", "linear", "gain")
 DECAYS = {
-    "ema": "power r (Busbridge et al. 2023)",
-    "momentum": "power r (Busbridge et al. 2023)",
-    "beta1": "power r (Malladi et al. 2022, to first order)",
-    "beta2": "power r: half-life in examples (Marek et al. 2025)",
+    "ema": "power r (Busbridge 2023)",
+    "momentum": "power r (Busbridge 2023)",
+    "beta1": "power r (Malladi 2022, to first order)",
+    "beta2": "power r: half-life in examples (Marek 2025)",
 }
 NAMES = {
     "sgd": ("lr", "momentum", "weight_decay", "ema"),
@@ -25,10 +25,10 @@ NAMES = {
     "adamw": ("lr", "beta1", "beta2", "eps", "weight_decay", "ema"),
 }
 SOURCES = {
-    ("linear", "sgd"): "linear (Goyal et al. 2017)",
-    ("sqrt", "adam"): "square root (Malladi et al. 2022, Hilton et al. 2022)",
-    ("gain", "sgd"): "gain (AdaScale, Johnson et al. 2020)",
-    ("gain", "adam"): "square root of the gain (McCandlish et al. 2018)",
+    ("linear", "sgd"): "linear (Goyal 2017)",
+    ("sqrt", "adam"): "square root (Malladi 2022, Hilton 2022)",
+    ("gain", "sgd"): "gain (AdaScale, Johnson 2020)",
+    ("gain", "adam"): "square root of the gain (McCandlish 2018)",
 }
 PAST = "past the critical batch size a larger batch saves hardly any steps, and no rule was shown to hold"
 
@@ -111,7 +111,7 @@ def rescale(
     >>> new = rescale({"lr": 0.1, "momentum": 0.9, "warmup_steps": 500}, 256, 64, optimizer="sgd", keep=("momentum",))
     >>> print(new)
                   B = 256  B = 64  rule
-    lr            0.1      0.025   linear (Goyal et al. 2017)
+    lr            0.1      0.025   linear (Goyal 2017)
     momentum      0.9      0.9     kept: asked for
     warmup_steps  500      2000    / r: as many examples
     >>> rescale({"lr": 1e-3, "beta2": 0.95}, 512, 2048, optimizer="adam").settings["lr"]
@@ -133,7 +133,7 @@ def rescale(
         elif name in DECAYS:
             new[name], said[name] = old[name] ** r, DECAYS[name]
         elif name == "eps":
-            new[name], said[name] = old[name] / math.sqrt(r), "/ sqrt(r) (Malladi et al. 2022)"
+            new[name], said[name] = old[name] / math.sqrt(r), "/ sqrt(r) (Malladi 2022)"
         elif name.endswith("_steps"):
             new[name], said[name] = old[name] / r, "/ r: as many examples"
         else:
@@ -150,7 +150,7 @@ def rescale(
             said["lr"] += ", of lr / (1 - momentum)"
     if optimizer == "adamw" and "weight_decay" in old and "weight_decay" not in keep:
         new["weight_decay"] = old["weight_decay"] * r * old["lr"] / new["lr"]
-        said["weight_decay"] = "timescale in examples (Wang & Aitchison 2025, Bergsma et al. 2025)"
+        said["weight_decay"] = "timescale in examples (Wang & Aitchison 2025, Bergsma 2025)"
     made = replace(settings, **new) if is_dataclass(settings) else {**settings, **new}
     return Rescaled(made, said, settings, batch_size, new_batch_size)
 
