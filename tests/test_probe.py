@@ -250,7 +250,7 @@ def test_sparse_gradients_are_counted_by_what_they_hold():
     found = memory.step_memory(model, F.cross_entropy, sgd(model), TOKENS, Y)
     assert found.gradients == 16 * (8 + 4 * 4) + 4 * (4 * 3 + 3)  # an index and a row for each word met; the last layer
     assert found.parameters == 4 * (5 * 4 + 4 * 3 + 3)
-    assert timed(model, F.cross_entropy, TOKENS, Y).law.a.estimate
+    assert timed(model, F.cross_entropy, TOKENS, Y).law.fixed.estimate
 
 
 def test_half_precision_is_measured_in_its_own_or_a_wider_type():

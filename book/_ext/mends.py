@@ -9,6 +9,7 @@ from bs4 import BeautifulSoup
 
 # Pygments wraps every token in a span; a page is drawn sooner without those that book/_style gives no colour.
 PLAIN_TOKEN = re.compile(r'<span class="(?!(?:[kscm][a-z0-9]{0,2}|n[bcdf]|ow)")[a-z0-9]{1,3}">([^<]*)</span>')
+PERCENT = re.compile(r"(\d) %")
 EARLY = 300  # words: a figure that stands before so many may be seen before scrolling
 
 
@@ -74,6 +75,13 @@ def pictures_keep_their_place(text, sizes):
             words += len(node.split())
 
 
+def percents_keep_their_number(text):
+    """On a telephone "17 %" would be torn in two at the end of a line: the space between them must not break."""
+    for string in text.find_all(string=PERCENT):
+        if not string.find_parent(["pre", "code", "script", "style"]):
+            string.replace_with(PERCENT.sub("\\1\u00a0%", string))
+
+
 def mended(html, sizes=lambda name: None):
     """Return the text of a page, parsed and mended.
 
@@ -87,5 +95,6 @@ def mended(html, sizes=lambda name: None):
     links_to_a_place_say_so(text)
     tables_scroll_alone(text)
     folds_need_no_script(text)
+    percents_keep_their_number(text)
     pictures_keep_their_place(text, sizes)
     return text
