@@ -15,7 +15,7 @@ SIZES = (4, 8, 16, 32, 64, 128)
 GUESS = {  # power of two of the best rate in the trials, at the smallest and the largest size
     ("images", "momentum"): (-4, -1),
     ("text", "adamw"): (-8, -6),
-    ("text", "momentum"): (-3, -2),
+    ("text", "momentum"): (-4, -3),
     ("images", "adam"): (-7, -5),
 }
 CELLS = tuple(GUESS)
