@@ -84,9 +84,7 @@ def test_a_number_is_that_of_the_ledger(page, pattern, test, shown, evidence):
 
 
 def test_the_exponents_of_the_learning_rate_are_those_of_the_ledger(evidence):
-    stated = said(
-        "index.md", r"the exponents were ([\d.]+), ([\d.]+) and ([\d.]+); on text, under AdamW, only ([\d.]+),"
-    )
+    stated = said("index.md", r"exponents were ([\d.]+), ([\d.]+) and ([\d.]+); on text, under AdamW, only ([\d.]+),")
     names = ("sgd_slope", "adam_slope", "sgd_slope_past_critical")
     found = [evidence["lr-batch-relation", name] for name in names] + [evidence["rescaling-rules", "text_adam_slope"]]
     assert stated == [round(value, 2) for value in found]
