@@ -27,7 +27,7 @@ from batchlab import results  # noqa: E402
 
 CACHE = ROOT / ".batchlab-cache"  # git ignores it, and `make clean` leaves it
 LARGEST = 1_000_000  # bytes of one table
-DECIDES = ("training", "theory", "instruments", "stats", "engine/outcomes.py", "_seeds.py")  # of the package
+DECIDES = ("training", "theory", "instruments", "stats", "engine/outcomes.py", "rescale.py", "_seeds.py")
 RECORDED = ("numpy", "torch", "pandas", "scipy", "scikit-learn", "mnist1d")
 
 

@@ -11,6 +11,7 @@ from .instruments import curvature as curvature
 from .instruments import memory as memory
 from .instruments import noise as noise
 from .instruments import throughput as throughput
+from .rescale import rescale as rescale
 from .theory import least_squares as least_squares
 from .theory import noisy_quadratic as noisy_quadratic
 from .training import data as data

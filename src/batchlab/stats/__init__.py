@@ -22,6 +22,7 @@ from batchlab.stats._intervals import (
 from batchlab.stats._matched import matched_loss
 from batchlab.stats._paired import difference_in_differences, paired_difference
 from batchlab.stats._resampling import bootstrap, bootstrap_t
+from batchlab.stats._ridge import best_rates, ridge_slope
 from batchlab.stats._tuned import Arm, tuned_difference, tuned_mean
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Equivalence",
     "Interval",
     "StepsToTarget",
+    "best_rates",
     "bootstrap",
     "bootstrap_t",
     "difference_in_differences",
@@ -40,6 +42,7 @@ __all__ = [
     "paired_difference",
     "proportion",
     "ratio_of_means",
+    "ridge_slope",
     "student_t",
     "tost",
     "tuned_difference",
