@@ -100,11 +100,13 @@ def rescale(
             ``past_critical="warn"`` a UserWarning.
         keep: names of settings to leave as they are, such as ``("momentum",)``.
 
-    Equal sizes change nothing, and there and back is where one began, but for rounding. Each rule is a start for
-    tuning. On a small network (chapter 6) those for lr cost next to nothing between 4 and 64 examples, and moving
-    beta1, beta2, eps and weight decay along helped AdamW there. On the way to 1,024 no rule was safe, and the powers
-    did harm: they take away the momentum that a large batch needs. So where the batch grows much, ``keep`` momentum,
-    beta1 and beta2.
+    Equal sizes change nothing, and there and back is where one began, but for rounding. That, and equal memory in
+    examples, is what the defaults keep; they are a start for tuning, not the best that chapter 6 measured on a small
+    network. There the rules for lr cost next to nothing between 4 and 64 examples, and moving beta1, beta2, eps and
+    weight decay along helped AdamW. On the way to 1,024 no rule was safe: AdamW lost least with rule="none" or the
+    gain, more by its square root, more still (on average) with the powers. Momentum that was moved along lost half a
+    point to two on every way down, and on most ways up the run failed. So ``keep`` momentum and, where the batch grows
+    more than fourfold, beta1 and beta2.
 
     Raises ValueError on a bad value, on a name that ``optimizer`` doesn't have, and past the critical batch size.
 
@@ -114,8 +116,11 @@ def rescale(
     lr            0.1      0.025   linear (Goyal 2017)
     momentum      0.9      0.9     kept: asked for
     warmup_steps  500      2000    / r: as many examples
-    >>> rescale({"lr": 1e-3, "beta2": 0.95}, 512, 2048, optimizer="adam").settings["lr"]
-    0.002
+    >>> print(rescale({"lr": 3e-4, "beta1": 0.9, "beta2": 0.95}, 32, 256, optimizer="adam", keep=("beta1", "beta2")))
+           B = 32  B = 256      rule
+    lr     0.0003  0.000848528  square root (Malladi 2022, Hilton 2022)
+    beta1  0.9     0.9          kept: asked for
+    beta2  0.95    0.95         kept: asked for
     """
     old = _settings(settings, one_of("optimizer", optimizer, tuple(NAMES)))
     batch_size, new_batch_size = count("batch_size", batch_size), count("new_batch_size", new_batch_size)
