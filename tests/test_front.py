@@ -64,7 +64,12 @@ def test_the_first_size_to_try_is_the_safest_single_one(page, times):
             lambda x: round(100 * x, 1),
         ),
         ("index.md", r"and ([\d.]+) % at worst\. The", ("best-batch-size", "worst_regret"), lambda x: round(100 * x)),
-        ("index.md", r"At worst (\d+) % slower", ("best-batch-size", "knee_worst_regret"), lambda x: round(100 * x)),
+        (
+            "index.md",
+            r"was at worst (\d+) % slower",
+            ("best-batch-size", "knee_worst_regret"),
+            lambda x: round(100 * x),
+        ),
         (
             "README.md",
             r"cost ([\d.]+) % at the median",
@@ -76,6 +81,13 @@ def test_the_first_size_to_try_is_the_safest_single_one(page, times):
 )
 def test_a_number_is_that_of_the_ledger(page, pattern, test, shown, evidence):
     assert said(page, pattern) == [shown(evidence[test])]
+
+
+def test_the_exponents_of_the_learning_rate_are_those_of_the_ledger(evidence):
+    stated = said("index.md", r"exponents were ([\d.]+), ([\d.]+) and ([\d.]+); on text, under AdamW, only ([\d.]+),")
+    names = ("sgd_slope", "adam_slope", "sgd_slope_past_critical")
+    found = [evidence["lr-batch-relation", name] for name in names] + [evidence["rescaling-rules", "text_adam_slope"]]
+    assert stated == [round(value, 2) for value in found]
 
 
 def test_four_fifths_of_the_loss_were_noise(evidence):
