@@ -70,11 +70,13 @@ def test_the_gain_bends_from_the_linear_rule_to_none():
 def test_sgd_settles_at_the_same_floor(a, b):
     # the noise floor of heavy ball at small rates: (lr / (1 - momentum)) / B decides, whatever the momentum becomes
     old = {"lr": 1e-7, "momentum": 0.5}
-    new = bl.rescale(old, a, b, optimizer="sgd").settings
-    before, after = (
-        theory.heavy_ball_variance(1.0, 1.0, s["lr"], s["momentum"], size) for s, size in ((old, a), (new, b))
-    )
-    assert after == pytest.approx(before, rel=1e-4)
+    for keep in (None, ()):
+        new = bl.rescale(old, a, b, optimizer="sgd", keep=keep).settings
+        assert (new["momentum"] == 0.5) == (keep is None or a == b)
+        before, after = (
+            theory.heavy_ball_variance(1.0, 1.0, s["lr"], s["momentum"], size) for s, size in ((old, a), (new, b))
+        )
+        assert after == pytest.approx(before, rel=1e-4)
 
 
 @given(st.integers(1, 64), st.integers(1, 64))
@@ -140,17 +142,17 @@ def test_decoupled_decay_keeps_its_timescale_whatever_the_rate_does(a, b, rule):
 
 
 def test_settings_of_every_kind_four_times_the_batch():
-    new = bl.rescale(SGD, 64, 256, optimizer="sgd").settings
-    assert new == pytest.approx(
-        {
-            "lr": 0.4 * (1 - 0.9**4) / 0.1,
-            "momentum": 0.9**4,
-            "weight_decay": 1e-4,
-            "ema": 0.999**4,
-            "warmup_steps": 125,
-            "total_examples": 10**6,
-        }
-    )
+    expected = {
+        "lr": 0.4,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "ema": 0.999**4,
+        "warmup_steps": 125,
+        "total_examples": 10**6,
+    }
+    assert bl.rescale(SGD, 64, 256, optimizer="sgd").settings == pytest.approx(expected)
+    moved = expected | {"lr": 0.4 * (1 - 0.9**4) / 0.1, "momentum": 0.9**4}
+    assert bl.rescale(SGD, 64, 256, optimizer="sgd", keep=()).settings == pytest.approx(moved)
     new = bl.rescale(ADAM, 64, 256, optimizer="adamw").settings
     assert new == pytest.approx(
         {
