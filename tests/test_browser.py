@@ -94,11 +94,16 @@ def names(site):
     return sorted(p.relative_to(site).as_posix() for p in site.rglob("*.html") if "_static" not in p.parts)
 
 
+# After two frames the page has heard of what was opened or resized just before.
+SETTLED = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+
+
 def violations(page, **options):
     """Return what axe-core finds against a page, by default with every rule: up to three elements for each rule."""
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE)
     options = {"resultTypes": ["violations"], **options}
+    page.evaluate(SETTLED)
     found = page.evaluate("async (options) => (await axe.run(document, options)).violations", options)
     return [f"{v['id']}: {n['html'][:160]}: {n['failureSummary']}" for v in found for n in v["nodes"][:3]]
 
