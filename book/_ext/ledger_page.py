@@ -12,7 +12,7 @@ from batchlab import claims as ledger
 from ledger import CHAPTERS, ROOT, chapters, contradictions, withdrawn
 
 PAGE = "book/claims"
-PAGES = {PAGE: ("summary", "kinds", "contradictions", "index", "entries"), "index": ("squares", "legend")}
+PAGES = {PAGE: ("summary", "kinds", "contradictions", "index", "own", "entries"), "index": ("squares", "legend")}
 
 
 def result(measured, level=""):
@@ -107,18 +107,14 @@ def contradiction_table(entries, claims, chapters):
     return "\n".join([*lines, "::::"])
 
 
-def index(claims, evidence, chapters):
-    """Return the table of all claims by number, the book's own last: where each is tested, and with which verdict."""
+def index(claims, evidence, chapters, own=False):
+    """Return the table of the articles' claims, or of the book's own: number, verdict, and where each is tested."""
     lines = ["| No. | Claim | Verdict | Measured |", "| --: | :-- | :-- | :-- |"]
-    for claim in claims.values():
+    for claim in (claim for claim in claims.values() if claim.own == own):
         chapter = f"chapter {int(claim.chapter[:2])}"
         done = _link(claim.chapter, chapter, chapters) if claim.id in evidence else f"not yet ({chapter})"
-        lines.append(f"| {_number_of(claim)} | [{claim.id}](#{claim.id}) | {_verdict(claim.verdict)} | {done} |")
+        lines.append(f"| {claim.number} | [{claim.id}](#{claim.id}) | {_verdict(claim.verdict)} | {done} |")
     return "\n".join(lines)
-
-
-def _number_of(claim):
-    return f"own {claim.number}" if claim.own else str(claim.number)
 
 
 def entry(claim, evidence, gone=()):
@@ -220,6 +216,7 @@ def page(text, name, root=ROOT):
         "kinds": lambda: kinds(claims, evidence),
         "contradictions": lambda: contradiction_table(contradictions(path), claims, written),
         "index": lambda: index(claims, evidence, written),
+        "own": lambda: index(claims, evidence, written, own=True),
         "entries": lambda: entries(claims, evidence, written, gone),
         "squares": lambda: squares(claims, evidence, written),
         "legend": lambda: legend(claims, evidence, written),
