@@ -48,26 +48,32 @@ def stamp(script):
     A definition is reached if one that is reached says its name; of the package's, those see only what their own files
     import, at however many removes. Who says ``sweep`` says ``fit``: by contract they train alike. Comments,
     docstrings, formatting and what nobody names do not count, so that drawing or testing rows costs none of them.
+    A script that is named, as "07-critical-batch" is by the scripts that use its functions, counts with all it reaches.
     """
-    own = _bound(ast.parse(script.read_text(encoding="utf-8")).body, "the script")
-    reached, todo = {}, [("rows", "the script")]
+    body = _bound(ast.parse(script.read_text(encoding="utf-8")).body, "the script")
+    reached, todo, others = {}, [("rows", "the script")], set()
     while todo:
         name, speaker = todo.pop()
         if speaker == "the script":
-            found = [*own.get(name, ()), *_definitions().get(name, ())]
+            found = [*body.get(name, ()), *_definitions().get(name, ())]
         else:
             found = [unit for unit in _definitions().get(name, ()) if unit[0] in _seen_from(speaker)]
         for file, node in found:
             if node not in reached:
                 reached[node] = file
                 said = _names(node)
+                others |= {
+                    other for other in scripts() if other.stem in said and other != script and file == "the script"
+                }
                 todo += [
                     (word, file) for word in said | ({"fit"} if "sweep" in said and file == "the script" else set())
                 ]
     plain = {}
     for node, file in reached.items():
         plain.setdefault(file, []).append(_plain(node))
-    return {file: sha256(repr(sorted(plain[file])).encode()).hexdigest()[:16] for file in sorted(plain)}
+    own = {file: sha256(repr(sorted(plain[file])).encode()).hexdigest()[:16] for file in sorted(plain)}
+    named = {other.stem: sha256(repr(sorted(stamp(other).items())).encode()).hexdigest()[:16] for other in others}
+    return own | named
 
 
 @cache

@@ -328,3 +328,14 @@ def test_another_engine_agrees_and_planted_bugs_are_seen(trained):
     for bug in ({"lr": 0.2}, {"data": data.with_label_noise(run.data, 0.3)}):
         with pytest.raises(results.Disagrees):
             compare(stored, bl.sweep(replace(run, **bug), engine="native", **lanes), 5)
+
+
+def test_rows_go_stale_with_a_script_whose_functions_they_use(house):
+    user = house / "experiments" / "08-fifths.py"
+    user.write_text(SCRIPT.replace("plain()", 'bl.results.script("07-thirds")'), encoding="utf-8")
+    before = make.stamp(user)
+    assert "07-thirds" in before
+    used = house / "experiments" / "07-thirds.py"
+    used.write_text(SCRIPT.replace("seed / 3", "seed / 4"), encoding="utf-8")
+    after = make.stamp(user)
+    assert [file for file in before if before[file] != after[file]] == ["07-thirds"]
