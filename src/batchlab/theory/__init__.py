@@ -1,6 +1,7 @@
 """Closed forms, numpy and scipy only. The laws have the short names (``theory.gradient_cosine``)."""
 
-from batchlab.theory import least_squares, noisy_quadratic
+import lazy_loader
+
 from batchlab.theory.laws import (
     adam_variance,
     article_004_progress,
@@ -34,3 +35,10 @@ __all__ = [
     "saddle_steps",
     "sampling_factor",
 ]
+
+# Not imported above: a thread that imports theory.noisy_quadratic waits for this file, which must not wait for it.
+__getattr__, _, _ = lazy_loader.attach(__name__, submodules=["least_squares", "noisy_quadratic"])
+
+
+def __dir__():
+    return __all__
