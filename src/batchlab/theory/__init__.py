@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 # Not imported above: a thread that imports theory.noisy_quadratic waits for this file, which must not wait for it.
-__getattr__, _, _ = lazy_loader.attach(__name__, submodules=["least_squares", "noisy_quadratic"])
+__getattr__ = lazy_loader.attach(__name__, submodules=["least_squares", "noisy_quadratic"])[0]
 
 
 def __dir__():
