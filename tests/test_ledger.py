@@ -102,9 +102,10 @@ SOUND = {
                 {"article": "001", "says": "Fire."},
             ],
             "settled_by": "01-gradient-descent",
+            "figures": ["fig-wet"],
         }
     ],
-    "chapters": {"01-gradient-descent": {"calls": ["water-is-wet"], "evidence": [EVIDENCE]}},
+    "chapters": {"01-gradient-descent": {"calls": ["water-is-wet"], "evidence": [EVIDENCE], "figures": ["fig-wet"]}},
 }
 
 
@@ -169,6 +170,7 @@ MEASURED = (*CHAPTER, "evidence", 0, "measured")
         (("contradictions", 0, "sides", 0, "claim"), "air-is-dry", "'which-is-wet': unknown claim 'air-is-dry'"),
         (("contradictions", 0, "sides"), lambda sides: sides[:1], "'which-is-wet': it takes two sides"),
         (("contradictions", 0, "settled_by"), "16-unwritten", "'which-is-wet': unknown chapter"),
+        (("contradictions", 0, "figures"), ["fig-dry"], "'which-is-wet': no chapter has a figure 'fig-dry'"),
         (("contradictions",), lambda entries: entries * 2, "'which-is-wet': this id stands twice"),
     ],
 )
@@ -213,7 +215,9 @@ def test_a_verdict_rests_on_registered_tests_of_both_halves_and_of_its_condition
     path = tmp_path / "claims.yml"
     path.write_text(yaml.safe_dump({"claims": [entry]}), encoding="utf-8")
     book.register(path, "2026-11-27")
-    found = book.faults(package.load(path), [], ["bottou2018"], {"01-gradient-descent": {"calls": [], "evidence": []}})
+    found = book.faults(
+        package.load(path), [], ["bottou2018"], {"01-gradient-descent": {"calls": [], "evidence": [], "figures": []}}
+    )
     rests = [fault for fault in found if "not checked" not in fault]
     assert [f"claim 'water-is-wet': {message}" in fault for fault in rests[:1]] == [True] * bool(message), found
 
@@ -289,6 +293,17 @@ def test_what_check_leaves_in_a_chapter_is_what_the_page_shows(measured_book, cl
     assert f"| [large-b-bias](#large-b-bias) | {verdict} | [chapter 3](../chapters/03-mini-batch.ipynb) |" in text
     refuted = sum(claim.verdict == "refuted" for claim in claims.values())
     assert f"| {verdict} | {refuted} | 1 |" in text and "| all | 66 | 1 |" in text
+
+
+def test_a_contradiction_links_to_the_figures_that_settle_it(claims):
+    text = page.contradiction_table(
+        SOUND["contradictions"], {"water-is-wet": claims["large-b-bias"]}, {"01-gradient-descent": {}}
+    )
+    assert "Settled in [chapter 1](../chapters/01-gradient-descent.ipynb): see {numref}`fig-wet`." in text
+    bare = [{k: v for k, v in SOUND["contradictions"][0].items() if k != "figures"}]
+    assert "Settled in chapter 1, not written yet." in page.contradiction_table(
+        bare, {"water-is-wet": claims["large-b-bias"]}, {}
+    )
 
 
 def test_the_picture_of_the_ledger_has_a_square_for_every_claim_filled_where_it_is_measured(measured_book, claims):
