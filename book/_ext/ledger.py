@@ -43,7 +43,7 @@ CALL = re.compile(r"""claims\.check\(\s*["']([^"']+)["']""")
 
 
 def contradictions(path):
-    """Return the ledger's list of contradictions: {id, question, sides: [{article, says, claim?}], settled_by, figures?}."""
+    """Return the contradictions: [{id, question, sides: [{article, says, claim?}], settled_by, figures?}, ...]."""
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))["contradictions"]
 
 
@@ -56,8 +56,8 @@ def chapters(directory):
     """Return what each executed chapter in ``directory`` says of the ledger.
 
     Returns:
-        {slug: {"calls": [claim id, ...], "evidence": [{"claim", "measured", "note"}, ...], "figures": [name, ...]}}: the
-        claims that its code checks, the evidence that its outputs hold, and what its figures are called.
+        {slug: {"calls": [claim id, ...], "evidence": [{"claim", "measured", "note"}, ...], "figures": [name, ...]}}:
+        the claims that its code checks, the evidence that its outputs hold, and what its figures are called.
     """
     found = {}
     for path in sorted(Path(directory).glob("*.ipynb")):
