@@ -14,26 +14,20 @@ import batchlab as bl
 
 SMALL, LARGE = 8, 128
 SEEDS = {"MLP": range(1500, 1512), "CNN": range(1500, 1510)}
-STEPS = {"MLP": (64, 256, 1024, 4096), "CNN": (64, 256, 1024)}
+STEPS = {"MLP": (64, 256, 1024, 4096), "CNN": (64, 1024)}
 DECAYED = {"MLP": (0.01, (1024, 4096)), "CNN": (0.1, (1024,))}  # weight decay, and in which numbers of steps
 TASKS = ("MLP, MNIST-1D", "MLP, digits", "CNN, MNIST-1D", "CNN, digits")
 GRIDS = {  # powers of two, from and to: of each task and size, for the numbers of steps, and then with weight decay
     "MLP, MNIST-1D": {
         8: ((-5, -1), (-6, -2), (-8, -3), (-7, -3), (-7, -2), (-8, -3)),
-        128: ((-7, 1), (-6, 0), (-7, 0), (-5, -1), (-6, 0), (-7, -1)),
+        128: ((-7, 1), (-6, 0), (-7, 0), (-5, -1), (-6, 0), (-7, 0)),
     },
     "MLP, digits": {
         8: ((-6, -2), (-8, -3), (-9, -3), (-11, -3), (-9, -3), (-10, -3)),
         128: ((-8, 1), (-8, 1), (-9, 0), (-10, 0), (-9, 0), (-10, 0)),
     },
-    "CNN, MNIST-1D": {
-        8: ((-7, -2), (-7, -2), (-7, -2), (-7, -2)),
-        128: ((-7, -2), (-7, -2), (-7, -2), (-7, -2)),
-    },
-    "CNN, digits": {
-        8: ((-9, -4), (-8, -3), (-8, -3), (-8, -3)),
-        128: ((-8, -3), (-8, -3), (-8, -3), (-7, -3)),
-    },
+    "CNN, MNIST-1D": {8: ((-7, -2), (-6, -2), (-6, -2)), 128: ((-7, -2), (-6, -3), (-6, -3))},
+    "CNN, digits": {8: ((-8, -4), (-7, -3), (-7, -3)), 128: ((-8, -3), (-7, -4), (-7, -4))},
 }
 KEYS = ["task", "decay", "steps", "batch_size", "lr", "seed"]
 VALUES = ["train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
