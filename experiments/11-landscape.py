@@ -4,7 +4,7 @@ One rate for all batch sizes and equal steps (1,024), so that nothing but the ba
 MNIST-1D and on digits (momentum, 1/32, a constant rate), the CNN on digits (AdamW, 1/64; 8 and 128 only). "keskar":
 Keskar's sharpness, in percent, in a box of 0.001; "adaptive": adaptive sharpness, in nats, in a box of 1 % of every
 weight; on all training examples (512 of MNIST-1D). "distance": of the weights from their start, after powers of two of
-steps, in units of the start's norm. Seeds 1700 to 1709 (CNN: to 1705). Some minute and a half on two idle cores.
+steps, in units of the start's norm. Seeds 1700 to 1705 (CNN: to 1703). Some minute on two idle cores.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.nn.utils import parameters_to_vector
 
 import batchlab as bl
 
-SEEDS = range(1700, 1710)
+SEEDS = range(1700, 1706)
 SIZES = {"MLP, MNIST-1D": (8, 32, 128, 512), "MLP, digits": (8, 32, 128, 512), "CNN, digits": (8, 128)}
 RATE = {"MLP": 2.0**-5, "CNN": 2.0**-6}
 STEPS, MEASURED = 1024, 512
@@ -43,7 +43,7 @@ def rows(seeds=SEEDS, tasks=tuple(SIZES), cache=None):
     found = []
     for task in tasks:
         for batch_size in SIZES[task]:
-            for seed in seeds if task.startswith("MLP") else seeds[:6]:
+            for seed in seeds if task.startswith("MLP") else seeds[:4]:
                 name = dict(task=task, batch_size=batch_size, seed=seed)
                 history = solution(task, batch_size, seed)
                 end, network = history.table.iloc[-1], history.model()
