@@ -27,7 +27,7 @@ GRIDS = {  # powers of two, from and to: of each task and size, for the numbers 
         128: ((-8, 1), (-8, 1), (-9, 0), (-10, 0), (-9, 0), (-10, 0)),
     },
     "CNN, MNIST-1D": {8: ((-7, -2), (-6, -2), (-6, -2)), 128: ((-7, -2), (-6, -3), (-6, -3))},
-    "CNN, digits": {8: ((-8, -4), (-7, -3), (-7, -3)), 128: ((-8, -3), (-7, -4), (-7, -4))},
+    "CNN, digits": {8: ((-8, -4), (-9, -3), (-9, -3)), 128: ((-9, -3), (-7, -4), (-7, -4))},
 }
 KEYS = ["task", "decay", "steps", "batch_size", "lr", "seed"]
 VALUES = ["train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
