@@ -12,7 +12,7 @@ import batchlab as bl
 
 SEEDS = range(1500, 1510)
 STEPS, SMALL, LARGE = 1024, 8, 128
-GRIDS = {"MLP": {8: (-8, -2), 128: (-7, 0)}, "CNN": {8: (-6, -2), 128: (-6, -3)}}
+GRIDS = {"MLP": {8: (-8, -2), 128: (-7, 0)}, "CNN": {8: (-6, -2), 128: (-6, -2)}}
 KEYS = ["network", "batch_size", "lr", "seed"]
 VALUES = ["val_loss", "val_accuracy", "test_loss", "test_accuracy"]
 
