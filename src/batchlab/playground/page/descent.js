@@ -100,7 +100,7 @@ function render({ model, el }) {
 
   function draw() {
     drawCloud();
-    const least = Math.min(floor(state), ...seen.slice(-50).map((pair) => pair[1]));
+    const least = Math.min(floor(state), ...seen.slice(-50).map((pair) => pair[1]).filter(Number.isFinite));
     const low = 10 ** Math.max(-6, Math.min(-2, Math.floor(Math.log10(least / 1.5))));
     const wide = Math.max(100, 100 * 2 ** Math.ceil(Math.log2(cloud.steps / 100)));
     losses.axes({ from: 0, to: Math.min(wide, LAST), label: "steps" }, { from: low, to: 10, log: true, label: "loss above the minimum" });

@@ -73,7 +73,7 @@ export function frame(PIECE, { model, el }, changed) {
   const status = make("p", { role: "status", class: "pg-status" });
   const wrong = [], told = [];
   for (const [name, text] of model.address ?? []) {
-    const accepted = name in specs ? problem(specs[name], read(specs[name], text)) : "no such setting";
+    const accepted = name in specs ? problem(specs[name], read(specs[name], text)) : `one of ${Object.keys(specs).join(", ")}`;
     if (accepted) wrong.push(`${name} = ${text || "nothing"} in the address was not used: expected ${accepted}.`);
     else {
       state[name] = read(specs[name], text);
