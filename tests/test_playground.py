@@ -1,4 +1,4 @@
-"""The pieces of the playground: their numbers against other programs, and every control by keyboard, mouse and touch."""
+"""The playground: its numbers against other programs, and every control by keyboard, mouse and touch."""
 
 import json
 import re
@@ -201,7 +201,10 @@ def test_the_playground_is_small_and_asks_nobody():
     for name in NAMES:
         text = _piece.source(name)
         assert not re.search(r"^\s*import\b|\bimport\(|\bfetch\(|</script", text, re.MULTILINE)
-        assert set(re.findall(r"https?://[^\"'`]+", text)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xhtml"}
+        assert set(re.findall(r"https?://[^\"'`]+", text)) <= {
+            "http://www.w3.org/2000/svg",
+            "http://www.w3.org/1999/xhtml",
+        }
 
 
 # --- In a browser ----------------------------------------------------------------------------------------------------
@@ -209,9 +212,8 @@ def test_the_playground_is_small_and_asks_nobody():
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
     import test_browser
+    from playwright.sync_api import sync_playwright
 
     path = test_browser.os.environ.get("BATCHLAB_CHROMIUM") or next(
         filter(None, map(shutil.which, test_browser.NAMES)), None
@@ -349,7 +351,10 @@ CHANGES = [
 def test_the_page_rescales_as_rescale_does(javascript):
     told = [_piece.settled("change", settings) for settings in CHANGES]
     specs = _piece.pieces()["change"]["settings"]
-    one = "(s) => { const { old, keep } = m.asked(s, a[1]); return m.rescale(old, s.batch_size, s.new_batch_size, { ...s, keep }); }"
+    one = """(s) => {
+        const { old, keep } = m.asked(s, a[1]);
+        return m.rescale(old, s.batch_size, s.new_batch_size, { ...s, keep });
+    }"""
     for settings, seen in zip(CHANGES, javascript("change", f"a[0].map({one})", [told, specs]), strict=True):
         after, rules, _ = twin.rescaled(**settings)
         assert seen["settings"] == pytest.approx(dict(after), rel=1e-9), settings
@@ -528,8 +533,8 @@ def test_the_line_of_python_gives_what_the_page_shows(show):
     page = show("change", settings={"optimizer": "adamw", "keep": "none", "noise_scale": 90.0, "critical_batch": 9.0})
     with pytest.warns(UserWarning, match="above critical_batch"):
         after = eval(page.locator("pre").inner_text(), {"bl": bl}).settings
-    rows = page.locator("tbody tr").evaluate_all("rows => rows.map(r => [r.cells[0].textContent, +r.cells[2].textContent])")
-    assert dict(rows) == pytest.approx(dict(after), rel=1e-5)
+    cells = "rows => rows.map(row => [row.cells[0].textContent, Number(row.cells[2].textContent)])"
+    assert dict(page.locator("tbody tr").evaluate_all(cells)) == pytest.approx(dict(after), rel=1e-5)
 
 
 @pytest.mark.site
@@ -583,7 +588,8 @@ def test_a_page_of_the_book_carries_its_piece_from_a_disk_and_without_scripts_it
         opened.on("request", lambda request, asked=asked: asked.append(request.url))
         opened.goto((site / page).as_uri())
         place = f".playground[data-piece={name}]"
-        live, plain = opened.locator(f"{place} .pg-view"), opened.locator(f":is(figure:has({place}) img, .playground-place)")
+        live = opened.locator(f"{place} .pg-view")
+        plain = opened.locator(f":is(figure:has({place}) img, .playground-place)")
         assert live.count() == scripts
         assert plain.is_visible() == (not scripts)
         assert not [url for url in asked if not url.startswith("file:")]

@@ -24,7 +24,7 @@ COLOURS = 192  # in a figure: the eye sees no difference, and the file is a thir
 
 
 def style():
-    """Return the book's one style sheet, without comments and indentation: book/_style in order, and the playground's."""
+    """Return the one style sheet, book/_style in order and the playground's, without comments and indentation."""
     css = "".join(path.read_text(encoding="utf-8") for path in sorted((BOOK / "_style").glob("*.css"))) + playground()
     return re.sub(r"\n\s*", "\n", re.sub(r"/\*.*?\*/", "", css, flags=re.DOTALL)).strip() + "\n"
 

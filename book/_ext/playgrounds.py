@@ -1,9 +1,9 @@
 """The pieces of the playground in the book's pages: each page holds the pieces it shows, whole, and loads nothing.
 
-A notebook's cell that ends in a piece (`bl.playground.descent()`) has a plain figure as its stored output. When its page
-is made, the moving piece is put beside the figure and takes its place where scripts run. A page of text has the
-directive `{playground} target`, whose body is what stands there without scripts. The module is written into the page
-itself, since a browser imports no file for a page opened from a disk.
+A notebook's cell that is a piece (`bl.playground.descent()`) has a plain figure as its stored output. When its page is
+made, the moving piece is put beside the figure and takes its place where scripts run. A page of text has the directive
+`{playground} target`, whose body is what stands there without scripts. The module is written into the page itself,
+since a browser imports no file for a page opened from a disk.
 """
 
 import re

@@ -78,7 +78,8 @@ def embedded(name, settings):
 def script(name):
     """Return the HTML of the script that shows every piece of this name in a page."""
     places = f"document.querySelectorAll('.playground[data-piece=\"{name}\"]')"
-    return f'<script type="module">\n{source(name)}\nfor (const el of {places}) render({{ el, model: addressed(el) }});\n</script>'
+    start = f"for (const el of {places}) render({{ el, model: addressed(el) }});"
+    return f'<script type="module">\n{source(name)}\n{start}\n</script>'
 
 
 @dataclass(eq=False)
