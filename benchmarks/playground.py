@@ -49,9 +49,7 @@ def main():
     path = os.environ.get("BATCHLAB_CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM)), None)
     body = embedded("descent", {"particles": 200}) + script("descent")
     text = f'<!doctype html><meta charset="utf-8"><style>{style()}</style><main>{body}</main>'
-    print(
-        f"{os.cpu_count()} cores; 200 particles; ms a frame: between frames (median, 99 %), the page's own (median, 99 %)"
-    )
+    print(f"{os.cpu_count()} cores, 200 particles; in ms a frame, then the page's own work in it (median, 99 %)")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder, "descent.html")
         file.write_text(text, encoding="utf-8")

@@ -515,6 +515,31 @@ def test_a_bad_number_is_refused_beside_its_field(show, typed):
     assert field.get_attribute("aria-invalid") is None
 
 
+JUPYTER = """(() => {  // as anywidget has it: who sets a value hears of it as well
+    const hears = [], model = {
+        settings: a, saved: 0,
+        get: () => model.settings,
+        set: (_, settings) => { model.settings = settings; hears.forEach((tell) => tell()); },
+        save_changes: () => { model.saved += 1; },
+        on: (_, tell) => hears.push(tell),
+    };
+    const el = document.body.appendChild(document.createElement("div")), one = (query) => el.querySelector(query);
+    m.default.render({ model, el });
+    el.querySelectorAll("button")[1].click();
+    one("[data-name=batch_size] input").value = 5;
+    one("[data-name=batch_size] input").dispatchEvent(new Event("input"));
+    const moved = [model.settings.batch_size, model.saved, one(".pg-count").textContent];
+    model.set("settings", { ...model.settings, lr: 0.05 });
+    return [...moved, one("[data-name=lr] output").textContent, one(".pg-count").textContent];
+})()"""
+
+
+@pytest.mark.site
+def test_in_jupyter_settings_go_to_python_and_come_from_it(javascript):
+    told = _piece.settled("descent", {})
+    assert javascript("descent", JUPYTER, told) == [32, 1, "step 1", "0.05", "step 0"]
+
+
 @pytest.mark.site
 def test_what_cannot_be_had_is_said(show):
     page = show("target", settings={"devices": 256, "batch_size": 128})

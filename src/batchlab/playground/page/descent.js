@@ -144,7 +144,7 @@ function render({ model, el }) {
     pen.strokeStyle = pen.fillStyle = style.caretColor;
     pen.lineWidth = ratio;
     pen.beginPath();
-    trail.forEach((point) => pen.lineTo(...place(point)));
+    trail.slice(-200).forEach((point) => pen.lineTo(...place(point)));
     pen.stroke();
     pen.globalAlpha = 0.75;
     for (const particle of cloud.at) {

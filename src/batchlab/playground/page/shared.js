@@ -100,8 +100,10 @@ export function frame(PIECE, { model, el }, changed) {
   el.replaceChildren(root);
   el.dataset.live = "";
   const refresh = () => Object.values(inputs).forEach((input) => input.refresh());
-  model.on("change:settings", () => { // Python has set them
-    Object.assign(state, model.get("settings"));
+  model.on("change:settings", () => { // by Python, unless it only hears what was set here
+    const next = model.get("settings");
+    if (Object.keys(next).every((name) => next[name] === state[name])) return;
+    Object.assign(state, next);
     refresh();
     changed("");
   });
