@@ -109,7 +109,7 @@ function render({ model, el }) {
     losses.line(seen, "pg-main");
     count.textContent = `step ${cloud.steps}`;
     play.textContent = playing ? "Pause" : STILL.matches ? "Run 100 steps" : "Play";
-    play.disabled = step.disabled = cloud.steps >= LAST;
+    if (playing) return; // nothing is said of a moving picture
     canvas.setAttribute("aria-label", describe());
     losses.describe(`The mean loss of ${state.particles} runs against steps, on its noise floor of ${shown(floor(state))}.`);
   }
@@ -122,7 +122,8 @@ function render({ model, el }) {
       : `No floor: the rate is above 2 (1 + μ) / h = ${shown((2 * (1 + state.momentum)) / Math.max(...SURFACES[state.surface].h))}, and runs diverge.`;
     const sides = cloud.at.filter(([, y]) => Math.abs(y) > 0.5).length;
     const left = state.surface === "saddle" ? ` ${sides} of ${state.particles} have left the saddle.` : "";
-    return `Step ${cloud.steps}: mean loss ${shown(loss)}. ${where}${left}`;
+    const end = cloud.steps === LAST ? " Here it ends." : "";
+    return `Step ${cloud.steps}: mean loss ${shown(loss)}. ${where}${left}${end}`;
   }
   const tell = (soon) => say(describe(), soon);
 
@@ -184,6 +185,7 @@ function render({ model, el }) {
   }
   play.addEventListener("click", () => {
     if (playing) return stop();
+    if (cloud.steps === LAST) restart();
     if (STILL.matches) {
       go(100);
       return tell(0);
@@ -205,15 +207,18 @@ function render({ model, el }) {
   restart();
   draw();
   tell();
-  new ResizeObserver(draw).observe(canvas);
-  // Light, dark and paper have colours of their own.
-  const look = new MutationObserver(draw);
-  look.observe(document.documentElement, { attributes: true });
-  for (const medium of ["print", "(prefers-color-scheme: dark)"]) matchMedia(medium).addEventListener("change", draw);
-  STILL.addEventListener("change", draw);
+  // Another width, light, dark, paper, less motion: the canvas is drawn anew, in colours of its own for each.
+  const gone = new AbortController(), size = new ResizeObserver(draw), theme = new MutationObserver(draw);
+  size.observe(canvas);
+  theme.observe(document.documentElement, { attributes: true });
+  for (const medium of [STILL, matchMedia("print"), matchMedia("(prefers-color-scheme: dark)")]) {
+    medium.addEventListener("change", draw, { signal: gone.signal });
+  }
   return () => {
     pause();
-    look.disconnect();
+    gone.abort();
+    size.disconnect();
+    theme.disconnect();
   };
 }
 
