@@ -18,14 +18,18 @@ PLACE = re.compile(r'<div class="playground" data-piece="(\w+)"')
 
 
 def placed(notebook):
-    """Return a copy of a notebook node in which every stored piece is followed by the place of the moving one."""
-    notebook = nbformat.from_dict(notebook)
+    """Return a copy of a notebook node in which a place for the moving one follows every cell with a stored piece.
+
+    ``mends.pieces_stand_in_their_figures`` takes it into the figure.
+    """
+    notebook, cells = nbformat.from_dict(notebook), []
     for cell in notebook.cells:
-        for output in list(cell.get("outputs", [])):
-            told = output.get("data", {}).get(_piece.MIME)
-            if told:
+        cells.append(cell)
+        for output in cell.get("outputs", []):
+            if told := output.get("data", {}).pop(_piece.MIME, None):
                 moving = _piece.embedded(told["piece"], told["settings"])
-                cell.outputs.append(nbformat.v4.new_output("display_data", data={"text/html": moving}))
+                cells.append(nbformat.v4.new_markdown_cell(f"```{{raw}} html\n{moving}\n```"))
+    notebook.cells = cells
     return notebook
 
 
