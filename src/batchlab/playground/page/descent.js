@@ -1,7 +1,7 @@
 // Descent: many particles, each a run of SGD with batch noise of its own, on one surface.
 import { chart, frame, make, normals, shown, HEIGHT, WIDTH } from "./shared.js";
 
-const LAST = 1000; // steps, then it stops by itself
+const LAST = 1000, LAST_ON_PAPER = 400; // steps, then it stops by itself
 const REACH = [3, 3 * HEIGHT / WIDTH]; // what is seen of the plane, from the middle
 
 // The loss, its slope, where the particles start, and the curvatures at a minimum. Noise: variance 1 / B on each axis.
@@ -74,7 +74,7 @@ function render({ model, el }) {
   const count = make("span", { class: "pg-count" });
   view.append(
     make("div", { class: "pg-figure" }, canvas, make("div", { class: "pg-buttons" }, play, step, again, count)),
-    make("div", { class: "pg-figure" }, losses.svg),
+    make("div", { class: "pg-figure" }, losses.svg, make("p", {}, "Thick: the mean of these runs. Thin: the expected loss. Red: one run, with its way.")),
   );
   let cloud, seen, expected, trail, playing = 0, shade;
 
@@ -214,6 +214,12 @@ function render({ model, el }) {
   for (const medium of [STILL, matchMedia("print"), matchMedia("(prefers-color-scheme: dark)")]) {
     medium.addEventListener("change", draw, { signal: gone.signal });
   }
+  const filled = () => { // paper cannot play
+    if (cloud.steps) return;
+    go(LAST_ON_PAPER);
+    tell(0);
+  };
+  addEventListener("beforeprint", filled, { signal: gone.signal });
   return () => {
     pause();
     gone.abort();
@@ -227,7 +233,7 @@ function contours(width, height, colour, loss) {
   const picture = make("canvas", { width, height });
   const pen = picture.getContext("2d");
   pen.fillStyle = colour;
-  const cell = Math.max(2, Math.round(width / 180));
+  const cell = Math.max(1, Math.round(width / 320));
   for (let i = 0; i < width; i += cell) {
     for (let j = 0; j < height; j += cell) {
       const z = loss(((i + cell / 2) / width * 2 - 1) * REACH[0], (1 - (j + cell / 2) / height * 2) * REACH[1]);

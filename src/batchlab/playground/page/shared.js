@@ -109,8 +109,10 @@ export function frame(PIECE, { model, el }, changed) {
   });
   let waiting;
   const say = (text, soon = 400) => { // not at every pixel of a slider
+    const write = () => (status.textContent = [...wrong.splice(0), text].join(" "));
     clearTimeout(waiting);
-    waiting = setTimeout(() => (status.textContent = [...wrong.splice(0), text].join(" ")), soon);
+    if (soon) waiting = setTimeout(write, soon);
+    else write();
   };
   return { state, inputs, view, refresh, say, controls };
 }
@@ -241,14 +243,14 @@ export function chart(label) {
       inside.replaceChildren(...parts);
       return this;
     },
-    line(points, style, text = "") {
+    line(points, style, text = "", anchor = "end") {
       const ends = points.filter(([x, y]) => !Number.isNaN(x + y));
       const d = ends.map(([x, y], i) => `${i ? "L" : "M"}${X(x).toFixed(1)} ${inRange(Y(y)).toFixed(1)}`).join("");
       const path = make("path", { d, class: `pg-line ${style}` });
       inside.append(path);
       if (text && ends.length) {
         const [x, y] = ends[ends.length - 1];
-        inside.append(make("text", { x: X(x) - 4, y: Math.max(TOP + 10, inRange(Y(y)) - 5), "text-anchor": "end" }, text));
+        inside.append(make("text", { x: X(x) + (anchor === "end" ? -4 : 4), y: Math.max(TOP + 10, inRange(Y(y)) - 5), "text-anchor": anchor }, text));
       }
       return path;
     },

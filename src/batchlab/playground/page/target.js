@@ -49,7 +49,7 @@ function render({ model, el }) {
     );
     const upright = (x) => [[x, at.seconds / size / 1.6], [x, high / size]];
     if (knee * devices > from) picture.line(upright(knee * devices), "pg-floor", "knee");
-    if (crit > from) picture.line(upright(crit).reverse(), "pg-floor", "critical"); // its name below, clear of the other
+    if (crit > from) picture.line(upright(crit).reverse(), "pg-floor", "critical", "start"); // clear of the other
     picture.line(curve.map(([x, y]) => [x, y / size]), "pg-main");
     picture.mark(star, at.seconds / size, "pg-best", 5, "B*");
     if (!few) picture.mark(state.batch_size, mine.seconds / size, "pg-mine", 6);
