@@ -118,7 +118,7 @@ def test_a_preset_of_time_to_target_is_what_was_measured(preset, network, place)
     stored = json.loads((bl.results.folder("results") / "two-machines.json").read_text(encoding="utf-8"))["rows"]
     rows = [row for row in stored if row["network"] == network]
     sizes = [row["batch_size"] for row in rows]
-    steps = bl.stats.fit_steps_to_target(sizes, np.array([row["steps"] for row in rows]).T)
+    steps = bl.stats.fit_steps_to_target(sizes, np.array([row["steps"] for row in rows]).T, resamples=100)
     law = bl.throughput.fit_step_law(sizes, [row[place][:1] for row in rows], resamples=10)
     told = _piece.pieces()["target"]["presets"][preset]
     assert told["s_min"] == three_digits(steps.s_min.estimate)
