@@ -462,6 +462,17 @@ def test_descent_plays_pauses_steps_and_starts_again(show, way):
 
 
 @pytest.mark.site
+def test_a_control_keeps_its_keys_to_itself_and_leaves_the_others(show):
+    """JupyterLab takes the arrow keys, where they reach it; the book's search is opened by a sign."""
+    page = show("descent")
+    page.evaluate("heard = []; document.addEventListener('keydown', (event) => heard.push(event.key))")
+    page.locator("[data-name=lr] input").focus()
+    for key in ("ArrowRight", "Home", "/"):
+        page.keyboard.press(key)
+    assert page.evaluate("heard") == ["/"]
+
+
+@pytest.mark.site
 def test_who_asked_for_less_motion_sees_none(show):
     page = show("descent", reduced_motion="reduce")
     page.get_by_role("button", name="Run 100 steps").click()

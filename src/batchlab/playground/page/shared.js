@@ -97,6 +97,8 @@ export function frame(PIECE, { model, el }, changed) {
   const view = make("div", { class: "pg-view" });
   const title = make("p", { class: "pg-title" }, PIECE.title);
   const root = make("div", { class: "pg", role: "group", "aria-label": PIECE.title }, title, controls, view, status);
+  root.dataset.lmSuppressShortcuts = ""; // JupyterLab would take these keys from the controls
+  root.addEventListener("keydown", (event) => /^(Arrow|Page|Home|End|Enter| )/.test(event.key) && event.stopPropagation());
   el.replaceChildren(root);
   el.dataset.live = "";
   const refresh = () => Object.values(inputs).forEach((input) => input.refresh());
