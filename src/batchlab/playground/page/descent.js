@@ -4,12 +4,16 @@ import { chart, frame, make, normals, shown, HEIGHT, WIDTH } from "./shared.js";
 const LAST = 1000, LAST_ON_PAPER = 400; // steps, then it stops by itself
 const REACH = [3, 3 * HEIGHT / WIDTH]; // what is seen of the plane, from the middle
 
-// The loss, its slope, where the particles start, and the curvatures at a minimum. Noise: variance 1 / B on each axis.
+// The loss, its slope, where the particles start, the y of its minima, and the curvatures there.
+// The noise of a batch has variance 1 / B on each axis.
 export const SURFACES = {
-  bowl: { loss: (x, y) => (x * x + y * y) / 2, slope: (x, y) => [x, y], start: [-2.4, 1.6], h: [1, 1] },
-  valley: { loss: (x, y) => (x * x / 20 + y * y) / 2, slope: (x, y) => [x / 20, y], start: [-2.4, 1.6], h: [1 / 20, 1] },
+  bowl: { loss: (x, y) => (x * x + y * y) / 2, slope: (x, y) => [x, y], start: [-2.4, 1.6], minima: [0], h: [1, 1] },
+  valley: {
+    loss: (x, y) => (x * x / 20 + y * y) / 2, slope: (x, y) => [x / 20, y], start: [-2.4, 1.6], minima: [0], h: [1 / 20, 1],
+  },
   saddle: {
-    loss: (x, y) => x * x / 2 + (y * y - 1) ** 2 / 4, slope: (x, y) => [x, y * (y * y - 1)], start: [-2.4, 0], h: [1, 2],
+    loss: (x, y) => x * x / 2 + (y * y - 1) ** 2 / 4, slope: (x, y) => [x, y * (y * y - 1)], start: [-2.4, 0],
+    minima: [-1, 1], h: [1, 2],
   },
 };
 
@@ -47,13 +51,17 @@ export const meanLoss = (cloud, { surface }) =>
 export const expectedLoss = (cloud, { surface }) =>
   surface === "saddle" ? NaN : cloud.moments.reduce((sum, [ww], i) => sum + SURFACES[surface].h[i] * ww / 2, 0);
 
-// Where the expected loss settles: half the curvature times the variance (Liu, Ziyin and Ueda, 2021), on both axes.
-export function floor({ surface, batch_size, lr, momentum: mu }) {
-  return SURFACES[surface].h.reduce((sum, h) => {
+// The variance at which the particles stay round a minimum, on both axes (Liu, Ziyin and Ueda, 2021).
+export function variances({ surface, batch_size, lr, momentum: mu }) {
+  return SURFACES[surface].h.map((h) => {
     const room = 2 * (1 + mu) - lr * h;
-    return sum + (room > 0 ? (lr * (1 + mu)) / (2 * batch_size * (1 - mu) * room) : Infinity);
-  }, 0);
+    return room > 0 ? (lr * (1 + mu)) / (batch_size * h * (1 - mu) * room) : Infinity;
+  });
 }
+
+// Where the expected loss settles: half the curvature times the variance, on both axes.
+export const floor = (settings) =>
+  variances(settings).reduce((sum, variance, i) => sum + (SURFACES[settings.surface].h[i] * variance) / 2, 0);
 
 // --- On the page ---------------------------------------------------------------------------------------------------
 
@@ -74,7 +82,7 @@ function render({ model, el }) {
   const count = make("span", { class: "pg-count" });
   view.append(
     make("div", { class: "pg-figure" }, canvas, make("div", { class: "pg-buttons" }, play, step, again, count)),
-    make("div", { class: "pg-figure" }, losses.svg, make("p", {}, "Thick: the mean of these runs. Thin: the expected loss. Red: one run, with its way.")),
+    make("div", { class: "pg-figure" }, losses.svg, make("p", {}, "Dashed: the noise floor, and the ellipse that holds six runs of seven there. Thick: the mean of these runs; thin: the expected loss. Red: one run.")),
   );
   let cloud, seen, expected, trail, playing = 0, shade;
 
@@ -145,8 +153,18 @@ function render({ model, el }) {
     pen.strokeStyle = pen.fillStyle = style.caretColor;
     pen.lineWidth = ratio;
     pen.beginPath();
-    trail.slice(-200).forEach((point) => pen.lineTo(...place(point)));
+    trail.slice(-60).forEach((point) => pen.lineTo(...place(point)));
     pen.stroke();
+    pen.setLineDash([5 * ratio, 4 * ratio]);
+    pen.strokeStyle = style.color;
+    const [rx, ry] = variances(state).map((variance, i) => Math.sqrt(variance) * [width, height][i] / REACH[i]); // two sd
+    for (const y of Number.isFinite(rx + ry) ? SURFACES[state.surface].minima : []) {
+      pen.beginPath();
+      pen.ellipse(...place([0, y]), rx, ry, 0, 0, 7);
+      pen.stroke();
+    }
+    pen.setLineDash([]);
+    pen.strokeStyle = style.caretColor;
     pen.globalAlpha = 0.75;
     for (const particle of cloud.at) {
       pen.beginPath();
