@@ -15,8 +15,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from batchlab.playground import embedded, style
-from batchlab.playground._piece import script
+from batchlab.playground._piece import embedded, script, style
 
 CHROMIUM = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
 FLAGS = ["--no-sandbox", "--disable-gpu"]

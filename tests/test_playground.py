@@ -506,8 +506,12 @@ def test_an_address_may_name_a_preset_and_a_number_of_ones_own_leaves_it(show):
     assert page.locator("td", has_text="532").count()
     page.locator("[data-name=knee] input").fill("100")
     assert page.locator("[data-name=preset] select").input_value() == "own"
-    page = show("target", "?target.knee=100")
-    assert page.locator("[data-name=preset] select").input_value() == "own"
+    for query, knee in (("target.knee=100", "100"), ("target.preset=large-gpu&target.s_min=5", "3780")):
+        page = show("target", f"?{query}")
+        assert page.locator("[data-name=preset] select").input_value() == "own"
+        assert page.locator("[data-name=knee] input").input_value() == knee
+    page = show("target", "?target.preset=toString&target.toString=1")
+    assert page.locator("[data-name=preset] select").input_value() == "large-one-core"
 
 
 @pytest.mark.site

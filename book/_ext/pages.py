@@ -15,7 +15,7 @@ from PIL import Image
 import lookup
 import mends
 import terms
-from batchlab.playground import style as playground
+from batchlab.playground._piece import style as playground
 
 BOOK = Path(__file__).resolve().parents[1]
 FRONT_PICTURE = "_static/question.png"

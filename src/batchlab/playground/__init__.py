@@ -10,9 +10,9 @@ descent(surface='valley', batch_size=16, lr=0.1, momentum=0, particles=100, seed
 """
 
 from batchlab.playground import twin
-from batchlab.playground._piece import Piece, embedded, source, style
+from batchlab.playground._piece import Piece
 
-__all__ = ["Piece", "change_batch", "descent", "embedded", "noise", "source", "style", "time_to_target", "twin"]
+__all__ = ["Piece", "change_batch", "descent", "noise", "time_to_target", "twin"]
 
 
 def descent(**settings):

@@ -31,13 +31,12 @@ const BOUNDS = {
 
 // What would be accepted, if `value` is not: a sentence's end; "" where it is.
 export function problem(spec, value) {
-  if (spec.choices) return value in spec.choices ? "" : `one of ${Object.keys(spec.choices).join(", ")}`;
+  if (spec.choices) return Object.hasOwn(spec.choices, value) ? "" : `one of ${Object.keys(spec.choices).join(", ")}`;
   if (value === null && spec.optional) return "";
   const bounds = Object.keys(BOUNDS).filter((key) => key in spec);
-  const right = typeof value === "number" && Number.isFinite(value) && (!spec.whole || Number.isInteger(value));
+  const right = spec.whole ? Number.isInteger(value) : Number.isFinite(value);
   if (right && bounds.every((key) => BOUNDS[key][1](value, spec[key]))) return "";
-  return [spec.whole ? "a whole number" : "a number", bounds.map((key) => `${BOUNDS[key][0]} ${spec[key]}`).join(" and ")]
-    .filter(Boolean).join(" ");
+  return `a ${spec.whole ? "whole " : ""}number ${bounds.map((key) => `${BOUNDS[key][0]} ${spec[key]}`).join(" and ")}`;
 }
 
 const read = (spec, text) => (spec.choices ? text : text.trim() === "" ? null : Number(text));
@@ -70,19 +69,20 @@ export function frame(PIECE, { model, el }, changed) {
   const specs = PIECE.settings, presets = PIECE.presets ?? {};
   for (const [key, { label }] of Object.entries(presets)) specs.preset.choices[key] = label;
   const state = { ...model.get("settings") };
-  const status = make("p", { role: "status", class: "pg-status" });
-  const wrong = [], told = [];
+  const status = make("p", { role: "status", class: "pg-status" }), wrong = [], told = [];
   for (const [name, text] of model.address ?? []) {
-    const accepted = name in specs ? problem(specs[name], read(specs[name], text)) : `one of ${Object.keys(specs).join(", ")}`;
+    const accepted = Object.hasOwn(specs, name) ? problem(specs[name], read(specs[name], text)) : `one of ${Object.keys(specs).join(", ")}`;
     if (accepted) wrong.push(`${name} = ${text || "nothing"} in the address was not used: expected ${accepted}.`);
     else {
       state[name] = read(specs[name], text);
       told.push(name);
     }
   }
-  const measured = measuredIn(PIECE).filter((name) => !told.includes(name));
-  if (told.includes("preset")) measured.forEach((name) => state.preset !== "own" && (state[name] = presets[state.preset][name]));
-  else if (measured.length < measuredIn(PIECE).length) state.preset = "own";
+  const usual = { ...state, ...presets[state.preset] };
+  for (const name of measuredIn(PIECE)) {
+    if (!told.includes(name)) state[name] = usual[name];
+    else if (state[name] !== usual[name]) state.preset = "own";
+  }
   const inputs = {};
   const controls = make("div", { class: "pg-controls", role: "group", "aria-label": "Settings" });
   for (const [name, spec] of Object.entries(specs)) {
@@ -94,8 +94,7 @@ export function frame(PIECE, { model, el }, changed) {
     });
     controls.append(inputs[name].box);
   }
-  const view = make("div", { class: "pg-view" });
-  const title = make("p", { class: "pg-title" }, PIECE.title);
+  const view = make("div", { class: "pg-view" }), title = make("p", { class: "pg-title" }, PIECE.title);
   const root = make("div", { class: "pg", role: "group", "aria-label": PIECE.title }, title, controls, view, status);
   root.dataset.lmSuppressShortcuts = ""; // JupyterLab would take these keys from the controls
   root.addEventListener("keydown", (event) => /^(Arrow|Page|Home|End|Enter| )/.test(event.key) && event.stopPropagation());
@@ -113,10 +112,9 @@ export function frame(PIECE, { model, el }, changed) {
   const say = (text, soon = 400) => { // not at every pixel of a slider
     const write = () => (status.textContent = [...wrong.splice(0), text].join(" "));
     clearTimeout(waiting);
-    if (soon) waiting = setTimeout(write, soon);
-    else write();
+    soon ? (waiting = setTimeout(write, soon)) : write();
   };
-  return { state, inputs, view, refresh, say, controls };
+  return { state, inputs, view, refresh, say };
 }
 
 function values(spec) {
@@ -138,8 +136,7 @@ function control(name, spec, state, set) {
   const box = make("div", { class: "pg-control", "data-name": name }, make("label", { for: id }, spec.label));
   let input, refresh;
   if (spec.choices) {
-    const options = Object.entries(spec.choices).map(([value, text]) => make("option", { value }, text));
-    input = make("select", { id }, ...options);
+    input = make("select", { id }, ...Object.entries(spec.choices).map(([value, text]) => make("option", { value }, text)));
     input.addEventListener("change", () => set(input.value));
     refresh = () => (input.value = state[name]);
     box.append(input);
@@ -168,11 +165,9 @@ function control(name, spec, state, set) {
       const value = input.validity.badInput ? NaN : read(spec, input.value);
       const accepted = problem(spec, value);
       beside.textContent = accepted ? `expected ${accepted}` : spec.unit ?? "";
-      if (accepted) input.setAttribute("aria-invalid", "true");
-      else {
-        input.removeAttribute("aria-invalid");
-        set(value);
-      }
+      if (accepted) return input.setAttribute("aria-invalid", "true");
+      input.removeAttribute("aria-invalid");
+      set(value);
     });
     box.append(input, beside);
   }
@@ -266,7 +261,7 @@ export function chart(label) {
 // A table of what the piece found: rows of text, the first a header.
 export function table(caption, [heads, ...rows]) {
   const cell = (name, attributes) => (text) => make(name, attributes, text);
-  const body = rows.map(([head, ...cells]) => make("tr", {}, make("th", { scope: "row" }, head), ...cells.map(cell("td", {}))));
+  const body = rows.map(([head, ...texts]) => make("tr", {}, make("th", { scope: "row" }, head), ...texts.map(cell("td", {}))));
   const first = heads[0] ? make("th", { scope: "col" }, heads[0]) : make("td");
   const top = make("tr", {}, first, ...heads.slice(1).map(cell("th", { scope: "col" })));
   return make("table", { class: "pg-table" }, make("caption", {}, caption), make("thead", {}, top), make("tbody", {}, ...body));
