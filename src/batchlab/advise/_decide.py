@@ -1,0 +1,286 @@
+"""From measurements to advice: arithmetic only, so that a rule can be judged on stored measurements.
+
+The time to a loss is T(B) = S(B) t(B), with S(B) = S_min (1 + B_crit / B) (McCandlish et al. 2018; chapter 4) and t(B) as
+timed, loading and accumulation included. B_crit is not known but within a factor: a distribution of it, log-normal, is
+carried through, and the advice is the size whose time is, in the mean over that distribution, least above the best.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import optimize, stats
+
+from batchlab._check import fail, number, one_of
+from batchlab._seeds import generator
+from batchlab.advise._measured import Measured
+from batchlab.rescale import rescale
+from batchlab.stats import Interval
+
+OBJECTIVES = ("time", "compute", "deadline")
+# B_crit over the noise scale in the first half of a run, the start left out, and how far single problems scatter about
+# it (a standard deviation of the logarithm): read off the stored rows of 07-critical-batch, 07-momentum and 07-adam.
+# For "other" a guess between them.
+CRITICAL = {"sgd": (1.0, 0.5), "momentum": (1.8, 0.5), "adam": (3.0, 0.6), "adamw": (3.0, 0.6), "other": (1.7, 0.9)}
+UNKNOWN = 1.5  # the same where no noise scale is known: then B_crit is taken to lie around the knee
+MORE_EXAMPLES = 0.2  # "compute": at most so many more than the fewest
+QUANTILES = np.arange(0.5, 25) / 25
+BEYOND = 8  # sizes up to so many times the largest that was timed are considered
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What ``decide`` returns; seconds are those of ``Measured.timings``.
+
+    ``batch_size`` with ``low`` and ``high``, between which the best size lies four times of five (as far as B_crit is
+    known); ``critical`` (an 80 % interval) and ``knee``, in examples. ``micro_batch`` x ``pieces`` is the batch.
+    ``settings``: a ``Rescaled`` for each parameter group, or None; ``capped``: what the rate was lowered from, if it
+    was. ``excess``: the mean share of time above the best size's, and ``worst``, its 90th percentile. ``off_by``:
+    (factor, size, share of time beside this advice's, its 10th and 90th percentile). ``curve``: (size, time over the
+    best time at the median B_crit, 10th, 90th percentile). ``total``: seconds of the whole run, where its examples are
+    known. ``devices``: (how many, best batch, times as fast). ``met``: whether a deadline can be met.
+    """
+
+    objective: str
+    batch_size: int
+    low: int
+    high: int
+    critical: Interval
+    knee: float
+    noise: float | None
+    micro_batch: int
+    pieces: int
+    settings: tuple | None
+    capped: float | None
+    seconds: float
+    excess: float
+    worst: float
+    off_by: tuple
+    curve: tuple
+    total: float | None = None
+    before: float | None = None
+    devices: tuple = ()
+    met: bool | None = None
+    notes: tuple = ()
+
+    @property
+    def confidence(self):
+        """Say "sure", "fairly sure" or "a guess": nine times of ten less than 10 %, 30 % or more above the best time."""
+        return "sure" if self.worst < 0.1 else "fairly sure" if self.worst < 0.3 else "a guess"
+
+
+def decide(
+    measured, objective="time", *, deadline=None, examples=None, devices=(), device_seconds=None
+):  # fmt: skip
+    """Advice from a ``Measured``, a pure function.
+
+    objective : "time", the least time to a loss on this machine; "compute", the least time with at most 20 % more
+        examples than the fewest; "deadline", the fewest examples with which the run ends within ``deadline`` seconds
+    examples : how many the run is planned for at the problem's own batch size; a deadline needs it
+    devices, device_seconds : numbers of devices, and a function (batch_size, devices) -> seconds a step, the cost model
+
+    Raises ValueError without timings, for another objective, and for a deadline without ``examples``.
+
+    >>> line = [(2**k, Interval(*3 * [0.001 * (32 + 2**k)])) for k in range(12)]  # a knee of 32
+    >>> from batchlab.advise._measured import Look
+    >>> looks = (Look(100, Interval(128, 100, 160), "here"),)
+    >>> found = decide(Measured(16, "sgd", ({"lr": 0.1},), timings=tuple(line), looks=looks))
+    >>> found.batch_size, round(found.knee), found.confidence      # sqrt(32 x 128) = 64
+    (64, 32, 'sure')
+    """
+    one_of("objective", objective, OBJECTIVES)
+    if not isinstance(measured, Measured) or len(measured.timings) < 2:
+        fail("measured", getattr(measured, "timings", measured), "a Measured with timings of at least two sizes")
+    if objective == "deadline":
+        number("deadline", deadline, above=0)
+        number("examples", examples, above=0)
+    elif deadline is not None:
+        fail("deadline", deadline, "None, or objective='deadline'")
+    if examples is not None:
+        number("examples", examples, above=0)
+    if devices and not callable(device_seconds):
+        fail("device_seconds", device_seconds, "a function (batch_size, devices) -> seconds, where devices are given")
+
+    seconds, knee = step_seconds(measured), knee_of(measured)
+    middle, spread, noise = critical_batch(measured, knee)
+    draws = middle * np.exp(spread * stats.norm.ppf(QUANTILES))
+    sizes = candidates(measured)
+    times = relative_times(sizes, draws, np.array([seconds(b) for b in sizes])) * _jitter(measured, sizes)
+    best = sizes[times.argmin(0)]
+    chosen, met, at_draws = _chosen(objective, sizes, times, draws, seconds, measured, deadline, examples)
+    place = int(np.flatnonzero(sizes == chosen)[0])
+    excess = times / times.min(0) - 1
+    low, high = np.quantile(best if at_draws is None else at_draws, [0.1, 0.9], method="nearest")
+    pieces = max(1, math.ceil(chosen / _fits(measured)))
+    settings, capped, notes = _settings(measured, int(chosen), noise)
+    factor = stats.norm.ppf(0.9) * spread
+    total = before = None
+    if examples is not None:
+        total, before = (
+            run_seconds(b, middle, seconds, measured.batch_size, examples) for b in (chosen, measured.batch_size)
+        )
+    return Advice(
+        objective=objective,
+        batch_size=int(chosen),
+        low=int(min(low, chosen)),
+        high=int(max(high, chosen)),
+        critical=Interval(middle, middle * math.exp(-factor), middle * math.exp(factor), 0.8),
+        knee=knee,
+        noise=noise,
+        micro_batch=math.ceil(chosen / pieces),
+        pieces=pieces,
+        settings=settings,
+        capped=capped,
+        seconds=seconds(chosen),
+        excess=float(excess[place].mean()),
+        worst=float(np.quantile(excess[place], 0.9)),
+        off_by=tuple(
+            _off_by(k, chosen, draws, seconds) for k in (1 / 4, 1 / 2, 2, 4)
+            if 1 <= chosen * k <= (measured.population or math.inf)
+        ),
+        curve=tuple((int(b), *map(float, np.quantile(1 + row, [0.5, 0.1, 0.9]))) for b, row in zip(sizes, excess, strict=True)),
+        total=total,
+        before=before,
+        devices=tuple(_with(n, device_seconds, sizes, middle, seconds(chosen), chosen) for n in devices),
+        met=met,
+        notes=notes,
+    )  # fmt: skip
+
+
+def relative_times(sizes, critical, seconds):
+    """T(B) / S_min for sizes (n,), critical batches (m,) and seconds a step (n,): an array (n, m).
+
+    >>> relative_times(np.array([1, 2]), np.array([2.0]), np.array([1.0, 1.0])).tolist()
+    [[3.0], [2.0]]
+    """
+    return (1 + critical[None, :] / sizes[:, None]) * seconds[:, None]
+
+
+def _jitter(measured, sizes):
+    """(sizes, draws) factors by which the timings may be wrong, drawn from their intervals: always the same ones."""
+    at = np.log([b for b, _ in measured.timings])
+    wide = [math.log(t.high / t.low) / (2 * 1.96) for _, t in measured.timings]
+    return np.exp(generator(0, "timings").standard_normal((len(sizes), len(QUANTILES))) * np.interp(
+        np.log(sizes), at, wide)[:, None])  # fmt: skip
+
+
+def run_seconds(batch_size, critical, seconds, own, examples):
+    """Seconds of the run that needs ``examples`` at batch ``own``: E(B) = E(own) (B + B_crit) / (own + B_crit)."""
+    return float(examples * (batch_size + critical) / (own + critical) / batch_size * seconds(batch_size))
+
+
+def step_seconds(measured):
+    """The function B -> seconds a step: as timed, straight between sizes on logarithmic axes, with loading, and in
+    pieces beyond the largest batch that fits. A larger batch is taken to cost no less, and beyond the largest timed each
+    example costs what a line through all of them says."""
+    sizes = np.array([size for size, _ in measured.timings], dtype=float)
+    times = optimize.isotonic_regression([t.estimate for _, t in measured.timings]).x
+    fits, each_step = _fits(measured), max(_line(measured.timings)[1], 0.0)
+    fixed, each = measured.load or (0.0, 0.0)
+
+    def one(size):
+        if size > sizes[-1]:
+            return times[-1] + each_step * (size - sizes[-1])
+        return float(np.exp(np.interp(np.log(size), np.log(sizes), np.log(times))))
+
+    def seconds(size):
+        pieces = max(1, math.ceil(size / fits))
+        step, load = pieces * one(size / pieces), pieces * fixed + each * size
+        return float(max(step, load) if measured.overlapped else step + load)
+
+    return seconds
+
+
+def knee_of(measured):
+    """t_0 / tau of t(B) = t_0 + tau B, fitted in relative error to the timed steps with their loading; inf where tau is
+    not above 0, 0 where t_0 is not."""
+    seconds = step_seconds(measured)
+    fixed, each = _line([(size, Interval(*3 * [seconds(size)])) for size, _ in measured.timings])
+    return math.inf if each <= 0 else max(float(fixed / each), 0.0)
+
+
+def _line(timings):
+    """(t_0, tau) of t(B) = t_0 + tau B by least squares in relative error."""
+    sizes, times = (np.array(x, dtype=float) for x in zip(*((b, t.estimate) for b, t in timings), strict=True))
+    return np.linalg.lstsq(np.stack([1 / times, sizes / times], 1), np.ones(len(sizes)), rcond=None)[0]
+
+
+def _fits(measured):
+    """The largest batch that is known to fit where a larger one does not, else infinity."""
+    return math.inf if measured.bounded else measured.largest_longest or measured.largest or math.inf
+
+
+def critical_batch(measured, knee):
+    """(median, spread, noise scale): B_crit is log-normal about ``median`` with the standard deviation ``spread`` of its
+    logarithm; the noise scale is the geometric mean of the looks, each by its exactness, without the start of a
+    fresh run; or None."""
+    looks = [x for x in measured.looks if x.examples > 0 or not measured.fresh] or list(measured.looks)
+    known = [x.b_simple for x in looks if x.b_simple.estimate > 0 and math.isfinite(x.b_simple.estimate)]
+    factor, spread = CRITICAL[measured.family]
+    if not known:
+        floor = max((x.b_simple.low for x in looks if x.b_simple.low > 0), default=0.0)  # not told from infinity
+        middle = max(1.0, min(knee, measured.timings[-1][0]), factor * 2 * floor)
+        return middle, UNKNOWN, None
+    widths = [min(math.log(x.estimate / x.low), 3.0) / 1.96 if x.low > 0 else 1.5 for x in known]
+    weights = 1 / (spread**2 + np.square(widths))  # a run's looks scatter about as much as problems do
+    noise = math.exp(np.average([math.log(x.estimate) for x in known], weights=weights))
+    sampling = math.sqrt((weights**2 * np.square(widths)).sum()) / weights.sum()
+    return factor * noise, math.hypot(spread, sampling), noise
+
+
+def candidates(measured):
+    """Powers of two and halfway between, up to the training set, to ``most``, and ``BEYOND`` times what was timed."""
+    top = min(measured.population or math.inf, measured.most or math.inf, BEYOND * measured.timings[-1][0])
+    powers = [2**k for k in range(40)] + [3 * 2**k for k in range(40)]
+    least = measured.timings[0][0]
+    return np.array(sorted(b for b in powers if least <= b <= max(top, least)))
+
+
+def _chosen(objective, sizes, times, draws, seconds, measured, deadline, examples):
+    """(size, whether a deadline is met, the best size at each draw or None for that of the time)."""
+    if objective == "time":
+        return sizes[(times / times.min(0)).mean(1).argmin()], None, None
+    if objective == "compute":
+        allowed = sizes[:, None] <= np.maximum(MORE_EXAMPLES * draws, sizes[0])
+        at_draws = sizes[np.where(allowed, times, np.inf).argmin(0)]
+        return sizes[np.abs(np.log(sizes) - np.log(np.median(at_draws))).argmin()], None, at_draws
+    totals = np.array([[run_seconds(b, c, seconds, measured.batch_size, examples) for c in draws] for b in sizes])
+    in_time = totals <= deadline
+    at_draws = sizes[np.where(in_time.any(0), in_time.argmax(0), totals.argmin(0))]  # the smallest in time, or fastest
+    middle = in_time[:, len(draws) // 2]
+    return (sizes[middle.argmax()], True, at_draws) if middle.any() else (
+        sizes[totals[:, len(draws) // 2].argmin()], False, at_draws)  # fmt: skip
+
+
+def _off_by(factor, chosen, draws, seconds):
+    size = round(chosen * factor)
+    there, here = (relative_times(np.array([b]), draws, np.array([seconds(b)]))[0] for b in (size, chosen))
+    return (factor, size, *map(float, np.quantile(there / here, [0.5, 0.1, 0.9])))
+
+
+def _with(devices, device_seconds, sizes, critical, alone, chosen):
+    cost = np.array([number("device_seconds", device_seconds(int(b), devices), above=0) for b in sizes])
+    times = relative_times(sizes, np.array([critical]), cost)[:, 0]
+    return devices, int(sizes[times.argmin()]), float((1 + critical / chosen) * alone / times.min())
+
+
+def _settings(measured, size, noise):
+    """(a ``Rescaled`` a parameter group or None, the rate before it was lowered or None, notes)."""
+    if measured.family == "other":
+        return None, None, (("settings", "how this optimizer's settings move is not known: tune its rate anew"),)
+    optimizer = {"momentum": "sgd"}.get(measured.family, measured.family)
+    far = not 1 / 4 <= size / measured.batch_size <= 4
+    found = []
+    for group in measured.settings:
+        betas = tuple(name for name in ("beta1", "beta2") if name in group)
+        keep = betas if far and betas else None
+        found.append(rescale(group, measured.batch_size, size, optimizer=optimizer, noise_scale=noise, keep=keep))
+    at = next((r for r in measured.ranges if r.batch_size == size and r.diverges), None)
+    lr = found[0].settings["lr"]
+    if at is None or lr <= at.diverges / 2:
+        return tuple(found), None, ()
+    share, why = at.diverges / 2 / lr, "lowered: half of the rate at which a short range left"
+    lowered = tuple(
+        replace(f, settings={**f.settings, "lr": f.settings["lr"] * share}, rules={**f.rules, "lr": why}) for f in found
+    )
+    return lowered, lr, ()

@@ -1,0 +1,177 @@
+"""All measurements of a problem, one after another, within a number of seconds, and nothing changed afterwards."""
+
+import math
+import time
+import warnings
+from dataclasses import replace
+
+import torch
+
+from batchlab._check import fail
+from batchlab.advise._branches import branches
+from batchlab.advise._decide import decide
+from batchlab.advise._machine import half_of_memory, largest_that_fits, loading, time_steps
+from batchlab.advise._measured import Measured
+from batchlab.advise._signal import rate_range, short_run
+from batchlab.advise._steps import batch_norms, dropouts, kind_of_loss, tried
+from batchlab.instruments._probe import check_model, preserved
+from batchlab.problem._generators import generators_kept
+
+# Of the seconds, the share that is gone when a part must end; what a part leaves over is for the next.
+ENDS = {"data": 0.1, "memory": 0.3, "step time": 0.5, "loading": 0.55, "noise": 0.8, "rates": 0.9, "branches": 1.0}
+EXAMPLES = 8192  # the pool
+RULES = {
+    torch.optim.SGD: "sgd",
+    torch.optim.Adam: "adam",
+    torch.optim.AdamW: "adamw",
+    torch.optim.NAdam: "adam",
+    torch.optim.RAdam: "adam",
+    torch.optim.RMSprop: "adam",
+}
+UNSEEN = (
+    ("generalisation", "all of this is about time to a training loss; how well the model does on other data, it does "
+     "not say"),
+    ("later in the run", "the noise scale grows as the loss falls: measure again from a later checkpoint"),
+)  # fmt: skip
+
+
+def settings_of(optimizer):
+    """(family, one dict of settings a parameter group) of a torch optimizer, as ``rescale`` takes them."""
+    kind = next((name for rule, name in RULES.items() if type(optimizer) is rule), "other")
+    groups = []
+    for group in optimizer.param_groups:
+        found = {"lr": float(group["lr"]), "weight_decay": float(group.get("weight_decay", 0.0))}
+        if kind == "sgd":
+            found["momentum"] = float(group.get("momentum", 0.0))
+        elif "betas" in group and kind != "other":
+            found |= {"beta1": float(group["betas"][0]), "beta2": float(group["betas"][1]), "eps": float(group["eps"])}
+        elif isinstance(optimizer, torch.optim.RMSprop):
+            found |= {"beta2": float(group["alpha"]), "eps": float(group["eps"])}
+        groups.append({name: value for name, value in found.items() if value or name in ("lr", "beta1")})
+    if kind == "sgd" and any("momentum" in group for group in groups):
+        kind = "momentum"
+    if min(group["lr"] for group in groups) <= 0:
+        fail("optimizer.lr", min(group["lr"] for group in groups), "a rate above 0: after warm-up, say")
+    return kind, tuple(groups)
+
+
+def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
+    """A ``Measured`` of ``problem``: see ``advise``, whose arguments these are. ``say(part, share)`` is told of progress.
+
+    Only what ended in time is in it. The model, its gradients and mode, the optimizer and all random generators are
+    afterwards what they were, bit for bit, also where an error or Ctrl-C ends it.
+    """
+    begin = time.perf_counter()
+    check_model(problem.model, problem.loss)
+    family, settings = settings_of(problem.optimizer)
+    notes, until = [], {part: begin + share * seconds for part, share in ENDS.items()}
+    with generators_kept(problem.data, seed), preserved(problem.model, problem.optimizer), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the user's model, of which one said is one said sixty times
+        say("data", 0.0)
+        pool = problem.pool(EXAMPLES, seed, until["data"])
+        notes += _about(problem, pool)
+        with preserved(problem.model, problem.optimizer):
+            tried(problem, problem.sent(pool.batch(min(max(problem.batch_size, 2), pool.size))))
+            kind = kind_of_loss(problem, pool)
+        notes += OF_LOSS[kind]
+        found = Measured(problem.batch_size, family, settings, pool.population, most, fresh=not problem.optimizer.state)
+
+        def over(part):
+            say(part, min((time.perf_counter() - begin) / seconds, 1.0))
+            if time.perf_counter() < until[part]:
+                return False
+            notes.append((part, "not measured: the time was over"))
+            return True
+
+        say("memory", ENDS["data"])
+        limit = min(most or 2**16, pool.population or 2**16)
+        if memory is None and problem.device.type == "cpu":
+            memory = half_of_memory()
+            if memory is None:
+                fail("memory", None, "a number of bytes: this system does not say how much is free")
+            notes.append(("memory", f"no cap was stated: half of what was free, {memory / 2**20:,.0f} MiB, was taken"))
+        fit = longest = largest_that_fits(problem, pool, memory, limit, until["memory"])
+        if pool.lengths is not None:
+            longest = largest_that_fits(problem, pool, memory, fit.largest, until["memory"], longest=True)
+        found = replace(
+            found, largest=fit.largest, largest_longest=longest.largest, memory=memory,
+            bounded=longest.ended != "memory" and fit.ended != "memory",
+        )  # fmt: skip
+        if "time" in (fit.ended, longest.ended):
+            notes.append(("memory", f"more than {longest.largest:,} examples were not tried: the time was over"))
+        say("step time", min((time.perf_counter() - begin) / seconds, 1.0))
+        timed = time_steps(problem, pool, min(fit.safe, longest.safe), fit.seconds, until["step time"], seed, clock)
+        found = replace(found, timings=tuple((t.batch_size, t.seconds) for t in timed.timings))
+        if not all(t.tight for t in timed.timings):
+            notes.append(("step time", "timed less exactly than 3 %: another program, or too little time"))
+        if not over("loading"):
+            *load, overlapped = loading(problem, pool, until["loading"])
+            found = replace(found, load=tuple(load), overlapped=overlapped)
+        if not over("noise"):
+            with preserved(problem.model, problem.optimizer):
+                looks, layers, more = short_run(problem, pool, steps, until["noise"], seed)
+            notes += more
+            found = replace(found, looks=looks, layers=layers)
+        advice = decide(found)
+        if not over("rates"):
+            found = replace(found, ranges=_ranges(problem, pool, advice, longest.safe, until["rates"], seed))
+        if branch and not over("branches"):
+            found = replace(found, branches=_branch(problem, pool, decide(found), until["branches"], steps, seed))
+            if not found.branches:
+                notes.append(("branches", "not measured: the time was over"))
+        say("done", 1.0)
+    return replace(found, notes=(*notes, *UNSEEN))
+
+
+OF_LOSS = {
+    "mean": [],
+    "tokens": [("loss", "it averages over tokens, so longer examples weigh more: taken as a mean over examples, "
+                "in which batch sizes are counted")],
+    "random": [("loss", "random even in evaluation mode: whether it is a mean over examples could not be tried")],
+}  # fmt: skip
+
+
+def _about(problem, pool):
+    notes = []
+    if batch_norms(problem.model):
+        notes.append(("batch normalisation", "its own noise changes with the batch (the micro-batch, when accumulating), "
+                      "which no noise scale knows: confirm by training"))  # fmt: skip
+    if dropouts(problem.model):
+        notes.append(
+            ("dropout", "gradients of single examples are taken without it, the short run and the steps with it")
+        )
+    if pool.taken:
+        notes.append(("data", f"an iterator: the {pool.taken} batches that were taken from it are gone"))
+    if pool.lengths is not None:
+        notes.append(("data", f"examples hold from {pool.lengths.min():,} to {pool.lengths.max():,} numbers: what fits "
+                      "was tried on the longest too"))  # fmt: skip
+    if problem.device.type == "mps":
+        notes.append(("MPS", "the same program, but never verified on such a device"))
+    if type(problem.optimizer) not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+        notes.append(("optimizer", f"{type(problem.optimizer).__name__}: the factor from noise scale to critical batch was "
+                      "measured for SGD and Adam only"))  # fmt: skip
+    return notes
+
+
+def _ranges(problem, pool, advice, fits, until, seed):
+    found = []
+    for size in dict.fromkeys((problem.batch_size, min(advice.batch_size, fits))):
+        with preserved(problem.model, problem.optimizer):
+            made = rate_range(problem, pool, size, until, seed)
+        found += [made] if made else []
+    return tuple(found)
+
+
+def _branch(problem, pool, advice, until, steps, seed):
+    if advice.settings is None:
+        return ()
+    own = problem.batch_size
+    sizes = sorted({advice.batch_size, own * 2, own * 4} - {own})
+    old, new = advice.settings[0].before["lr"], advice.settings[0].settings["lr"]
+    share = 0.0 if advice.batch_size == own else _power(new / old, advice.batch_size / own)
+    rates = {size: old * (size / own) ** share for size in sizes}
+    return branches(problem, pool, sizes, rates, steps * own, until, seed)
+
+
+def _power(rates, sizes):
+    return math.log(rates) / math.log(sizes)
