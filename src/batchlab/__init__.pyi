@@ -3,6 +3,8 @@ from . import plot as plot
 from . import results as results
 from . import stats as stats
 from . import theory as theory
+from .advise import Report as Report
+from .advise import advise as advise
 from .engine import outcomes as outcomes
 from .engine.branch import BranchTest as BranchTest
 from .engine.branch import branch_test as branch_test
@@ -11,6 +13,7 @@ from .instruments import curvature as curvature
 from .instruments import memory as memory
 from .instruments import noise as noise
 from .instruments import throughput as throughput
+from .problem import Problem as Problem
 from .rescale import rescale as rescale
 from .theory import least_squares as least_squares
 from .theory import noisy_quadratic as noisy_quadratic

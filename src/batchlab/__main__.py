@@ -97,8 +97,6 @@ def _bytes(text):
 
 
 def _advise(options):
-    from batchlab.advise import Problem, advise
-
     for path in options.save:
         if Path(path).suffix not in (".html", ".json", ".txt") or not Path(path).absolute().parent.is_dir():
             raise ValueError(
@@ -107,8 +105,17 @@ def _advise(options):
     file = Path(options.file)
     if not file.is_file():
         raise ValueError(f"FILE = {options.file!r}: expected a file; `python -m batchlab init` writes one")
-    sys.path.insert(0, str(file.absolute().parent))  # as Python itself does: it may import what lies beside it
-    found = runpy.run_path(str(file), run_name="batchlab_problem")
+    beside = str(file.absolute().parent)
+    sys.path.insert(0, beside)  # as Python itself does: the file may import what lies beside it
+    try:
+        return _advise_on(runpy.run_path(str(file), run_name="batchlab_problem"), file, options)
+    finally:
+        sys.path.remove(beside)
+
+
+def _advise_on(found, file, options):
+    from batchlab.advise import Problem, advise
+
     problem = found.get("problem")
     if not isinstance(problem, Problem):
         missing = [name for name in NAMES if name not in found]

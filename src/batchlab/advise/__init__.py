@@ -39,8 +39,8 @@ def advise(
     """Measure a problem and say which batch size to train it with: a ``Report``, which prints as text.
 
     Measured, in this order: the largest batch that fits, on the longest examples too; seconds a step, and to load an
-    example; the noise scale, now and along a short run; with ``branch`` the branch test; two short rate ranges. What the
-    time does not last for is named in the report, and the advice rests on the rest. Nothing is changed: model,
+    example; the noise scale, now and along a short run; with ``branch`` the branch test; two short rate ranges. What
+    the time does not last for is named in the report, and the advice rests on the rest. Nothing is changed: model,
     gradients, mode, optimizer and random generators are afterwards what they were, bit for bit, whatever happens.
 
     model, loss, data, optimizer, batch_size, takes : as ``Problem`` takes them; or a ``Problem`` alone
@@ -51,7 +51,8 @@ def advise(
     memory : bytes that a step may take. None: a GPU's own limit; on a CPU half of what is free
     most : the largest batch to try or to advise (None: the training set, at most 65,536)
     steps : of the short run
-    devices, device_seconds : (2, 8), say, and a function (batch_size, devices) -> seconds a step, for what they would buy
+    devices, device_seconds : (2, 8), say, and a function (batch_size, devices) -> seconds a step, for what they would
+        buy
     seed : of every random choice. The same seed gives the same advice as far as the timings are the same: batches,
         noise scales and rate ranges repeat, seconds do not, and where time runs out they decide what was measured
     progress : whether to write a line a part to stderr
@@ -63,7 +64,8 @@ def advise(
     >>> model, sample = torch.nn.Linear(8, 1), torch.Generator().manual_seed(0)
     >>> data = torch.randn(512, 8, generator=sample), torch.randn(512, 1, generator=sample)
     >>> sgd = torch.optim.SGD(model.parameters(), lr=0.01)
-    >>> report = advise(model, torch.nn.functional.mse_loss, data, sgd, batch_size=16, seconds=2, most=128, progress=False)
+    >>> mse = torch.nn.functional.mse_loss
+    >>> report = advise(model, mse, data, sgd, batch_size=16, seconds=2, most=128, progress=False)
     >>> 1 <= report.batch_size <= 512
     True
     """

@@ -19,8 +19,8 @@ TOLERANCE = 0.03  # of the loss
 def branches(problem, pool, sizes, rates, examples, until, seed):
     """A ``Branch`` for each of ``sizes``, at the rate ``rates`` has for it, after Merrill et al. (2025).
 
-    From the model as it is, ``SEEDS`` times: through ``examples`` examples at the problem's own batch size and rate, and
-    at each other size. The loss is that of the pool's last quarter, which no branch trains on. Student's interval,
+    From the model as it is, ``SEEDS`` times: through ``examples`` examples at the problem's own batch size and rate,
+    and at each other size. The loss is that of the pool's last quarter, which no branch trains on. Student's interval,
     paired by seed, 90 %: "kept" up to 3 % more loss, "lost" above, else "undecided". Sizes for which the time did not
     last are left out.
     """

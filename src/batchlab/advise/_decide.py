@@ -1,8 +1,8 @@
 """From measurements to advice: arithmetic only, so that a rule can be judged on stored measurements.
 
-The time to a loss is T(B) = S(B) t(B), with S(B) = S_min (1 + B_crit / B) (McCandlish et al. 2018; chapter 4) and t(B) as
-timed, loading and accumulation included. B_crit is not known but within a factor: a distribution of it, log-normal, is
-carried through, and the advice is the size whose time is, in the mean over that distribution, least above the best.
+The time to a loss is T(B) = S(B) t(B), with S(B) = S_min (1 + B_crit / B) (McCandlish et al. 2018; chapter 4) and t(B)
+as timed, loading and accumulation included. B_crit is not known but within a factor: a distribution of it, log-normal,
+is carried through, and the advice is the size whose time is, in the mean over that distribution, least above the best.
 """
 
 import math
@@ -65,7 +65,7 @@ class Advice:
 
     @property
     def confidence(self):
-        """Say "sure", "fairly sure" or "a guess": nine times of ten less than 10 %, 30 % or more above the best time."""
+        """Say "sure", "fairly sure", "a guess": nine times of ten below 10 %, 30 %, or more over the best time."""
         return "sure" if self.worst < 0.1 else "fairly sure" if self.worst < 0.3 else "a guess"
 
 
@@ -138,7 +138,9 @@ def decide(
             _off_by(k, chosen, draws, seconds) for k in (1 / 4, 1 / 2, 2, 4)
             if 1 <= chosen * k <= (measured.population or math.inf)
         ),
-        curve=tuple((int(b), *map(float, np.quantile(1 + row, [0.5, 0.1, 0.9]))) for b, row in zip(sizes, excess, strict=True)),
+        curve=tuple(
+            (int(b), *map(float, np.quantile(1 + row, [0.5, 0.1, 0.9]))) for b, row in zip(sizes, excess, strict=True)
+        ),
         total=total,
         before=before,
         devices=tuple(_with(n, device_seconds, sizes, middle, seconds(chosen), chosen) for n in devices),
@@ -170,9 +172,9 @@ def run_seconds(batch_size, critical, seconds, own, examples):
 
 
 def step_seconds(measured):
-    """The function B -> seconds a step: as timed, straight between sizes on logarithmic axes, with loading, and in
-    pieces beyond the largest batch that fits. A larger batch is taken to cost no less, and beyond the largest timed each
-    example costs what a line through all of them says."""
+    """The function B -> seconds a step: as timed, straight between sizes, with loading, and in
+    pieces beyond the largest batch that fits. A larger batch is taken to cost no less, and beyond the largest timed
+    each example costs what a line through all of them says."""
     sizes = np.array([size for size, _ in measured.timings], dtype=float)
     times = optimize.isotonic_regression([t.estimate for _, t in measured.timings]).x
     fits, each_step = _fits(measured), max(_line(measured.timings)[1], 0.0)
@@ -181,7 +183,7 @@ def step_seconds(measured):
     def one(size):
         if size > sizes[-1]:
             return times[-1] + each_step * (size - sizes[-1])
-        return float(np.exp(np.interp(np.log(size), np.log(sizes), np.log(times))))
+        return float(np.interp(size, sizes, times))
 
     def seconds(size):
         pieces = max(1, math.ceil(size / fits))
@@ -211,8 +213,8 @@ def _fits(measured):
 
 
 def critical_batch(measured, knee):
-    """(median, spread, noise scale): B_crit is log-normal about ``median`` with the standard deviation ``spread`` of its
-    logarithm; the noise scale is the geometric mean of the looks, each by its exactness, without the start of a
+    """(median, spread, noise scale): B_crit is log-normal about ``median`` with the standard deviation ``spread`` of
+    its logarithm; the noise scale is the geometric mean of the looks, each by its exactness, without the start of a
     fresh run; or None."""
     looks = [x for x in measured.looks if x.examples > 0 or not measured.fresh] or list(measured.looks)
     known = [x.b_simple for x in looks if x.b_simple.estimate > 0 and math.isfinite(x.b_simple.estimate)]

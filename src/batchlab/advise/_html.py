@@ -12,12 +12,14 @@ STYLE = """
 body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif }
 h1 { font-size: 1.3rem; margin: .5rem 0 } h2 { font-size: 1.1rem; margin: 1.8rem 0 .4rem }
-.advice { font-size: 1.2rem; border-left: .3rem solid var(--main); padding: .3rem 0 .3rem .8rem; overflow-wrap: anywhere }
+.advice { font-size: 1.2rem; border-left: .3rem solid var(--main); padding: .3rem 0 .3rem .8rem;
+  overflow-wrap: anywhere }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem }
 figure { margin: 0 } figcaption, small, code { color: var(--soft); font-size: .85rem }
 svg { width: 100%; height: auto; display: block } svg text { font: 11px system-ui, sans-serif; fill: var(--ink) }
 .mid { text-anchor: middle } .end { text-anchor: end } .grid { stroke: var(--line) } circle { fill: var(--main) }
-.line { fill: none; stroke: var(--main); stroke-width: 2 } .dashed { stroke-dasharray: 5 4 } .bar { stroke: var(--main) }
+.line { fill: none; stroke: var(--main); stroke-width: 2 } .bar { stroke: var(--main) }
+.dashed { stroke-dasharray: 5 4 }
 .band { fill: var(--main); opacity: .18 } .mark { stroke: var(--ink); stroke-dasharray: 2 3 }
 dl { margin: 0 } .row { display: grid; grid-template-columns: 13rem 1fr; gap: 0 1rem; padding: .3rem 0;
   border-top: 1px solid var(--line) }
@@ -44,8 +46,10 @@ def page(report):
         f'<div class="row"><dt>{escape(name)}</dt><dd>{escape(sentence)}</dd></div>'
         for name, sentence in report.notes()
     ]
-    parts.append(f"</dl><p><small>Measured by batchlab in {report.seconds:.0f} s. Intervals are 95 %, those of the batch "
-                 "and the critical batch size 80 %.</small></p></main></body></html>")  # fmt: skip
+    parts.append(
+        f"</dl><p><small>Measured by batchlab in {report.seconds:.0f} s. Intervals are 95 %, those of the batch and "
+        "the critical batch size 80 %.</small></p></main></body></html>"
+    )
     return "\n".join(parts)
 
 

@@ -29,7 +29,7 @@ def half_of_memory():
 
 
 def step_bytes(problem, batch):
-    """The most bytes that a step on ``batch`` holds at a moment: on a CPU or CUDA as the allocator has it, else None."""
+    """The most bytes that a step on ``batch`` holds at a moment, as a CPU's or CUDA's allocator has it, else None."""
     device = problem.device
     take(problem, batch)
     problem.optimizer.zero_grad(set_to_none=True)
@@ -52,8 +52,8 @@ def step_bytes(problem, batch):
 @dataclass(frozen=True)
 class Fit:
     """``largest``: the largest batch that ran under the cap; ``safe``: up to where a line through the bytes of the last
-    two says that they stay under it; ``ended``: "memory", "most" or "time", what ended the search; ``seconds`` of a step
-    at each size that ran."""
+    two says that they stay under it; ``ended``: "memory", "most" or "time", what ended the search; ``seconds`` of a
+    step at each size that ran."""
 
     largest: int
     safe: int
@@ -69,7 +69,10 @@ def largest_that_fits(problem, pool, memory, most, until, longest=False):
     overcommits is killed before it can say no. Elsewhere ``bl.memory.largest_batch`` tries until the device refuses.
     """
     smallest = 2 if batch_norms(problem.model) else 1
-    held, seconds = {}, {}
+    model, seconds = problem.model, {}
+    held = {
+        0: 2 * _bytes(model.parameters()) + _bytes(model.buffers())
+    }  # at least that, so that the first line is steep enough
 
     def runs(size):
         """Whether a step of this size ran under the cap."""
@@ -94,14 +97,14 @@ def largest_that_fits(problem, pool, memory, most, until, longest=False):
 
     if not runs(smallest):
         fail("memory", memory, f"more: a step with {smallest} example{'s' * (smallest > 1)} does not fit")
-    if memory is None or not held:
+    if memory is None or smallest not in held:
         found = largest_batch(lambda size: size < smallest or runs(size), max(most, smallest))
         return Fit(found.batch_size, found.batch_size, "most" if found.capped else "memory", seconds)
     good, bad, ended = smallest, most + 1, "most"
     while good < most and bad - good > max(1, good // 16):
         reach = _reach(held, memory)
         size = min(4 * good, most, bad - 1, max(reach, good))
-        if size <= good:
+        if size < min(most, good + max(1, good // 16)):
             ended = "memory"
             break
         last = max(seconds)
@@ -118,9 +121,7 @@ def largest_that_fits(problem, pool, memory, most, until, longest=False):
 
 
 def _reach(held, memory):
-    """The size at which a line through the bytes of the two largest sizes meets ``memory``; fourfold with one only."""
-    if len(held) < 2:
-        return 4 * max(held) if max(held.values()) <= memory / 4 else max(held)
+    """The size at which a line through the bytes of the two largest sizes meets ``memory``."""
     (a, low), (b, high) = sorted(held.items())[-2:]
     each = (high - low) / (b - a)
     return int(b + (memory - high) / each) if each > 0 else 4 * b

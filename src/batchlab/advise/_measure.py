@@ -56,7 +56,8 @@ def settings_of(optimizer):
 
 
 def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
-    """A ``Measured`` of ``problem``: see ``advise``, whose arguments these are. ``say(part, share)`` is told of progress.
+    """A ``Measured`` of ``problem``: see ``advise``, whose arguments these are. ``say(part, share)`` is told of
+    progress.
 
     Only what ended in time is in it. The model, its gradients and mode, the optimizer and all random generators are
     afterwards what they were, bit for bit, also where an error or Ctrl-C ends it.
@@ -90,9 +91,9 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
             if memory is None:
                 fail("memory", None, "a number of bytes: this system does not say how much is free")
             notes.append(("memory", f"no cap was stated: half of what was free, {memory / 2**20:,.0f} MiB, was taken"))
-        fit = longest = largest_that_fits(problem, pool, memory, limit, until["memory"])
+        fit = longest = largest_that_fits(problem, pool, memory, limit, until["memory"], longest=True)
         if pool.lengths is not None:
-            longest = largest_that_fits(problem, pool, memory, fit.largest, until["memory"], longest=True)
+            fit = largest_that_fits(problem, pool, memory, limit, until["memory"])
         found = replace(
             found, largest=fit.largest, largest_longest=longest.largest, memory=memory,
             bounded=longest.ended != "memory" and fit.ended != "memory",
@@ -134,7 +135,7 @@ OF_LOSS = {
 def _about(problem, pool):
     notes = []
     if batch_norms(problem.model):
-        notes.append(("batch normalisation", "its own noise changes with the batch (the micro-batch, when accumulating), "
+        notes.append(("batch normalisation", "its own noise changes with the batch (the micro-batch, if accumulated), "
                       "which no noise scale knows: confirm by training"))  # fmt: skip
     if dropouts(problem.model):
         notes.append(
@@ -148,8 +149,8 @@ def _about(problem, pool):
     if problem.device.type == "mps":
         notes.append(("MPS", "the same program, but never verified on such a device"))
     if type(problem.optimizer) not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
-        notes.append(("optimizer", f"{type(problem.optimizer).__name__}: the factor from noise scale to critical batch was "
-                      "measured for SGD and Adam only"))  # fmt: skip
+        notes.append(("optimizer", f"{type(problem.optimizer).__name__}: the factor from noise scale to critical batch "
+                      "was measured for SGD and Adam only"))  # fmt: skip
     return notes
 
 

@@ -45,12 +45,13 @@ class Measured:
     """Everything that ``decide`` looks at.
 
     ``batch_size``: at which the settings were good. ``family``: one of FAMILIES; ``settings``: one dict a parameter
-    group, as ``rescale`` takes them. ``population``: examples in the training set, None where not known. ``most``: the largest batch that may be
-    advised, None for any. ``timings``:
-    (batch size, seconds a step) pairs, ascending. ``load``: seconds to load a batch and each example in it, ``overlapped``
-    with the step or before it. ``largest``: the largest batch that fits, of usual and of the longest examples; ``bounded``: whether a
-    larger one may fit as well (the cap or the time ended the search). ``fresh``: whether the optimizer had not yet
-    taken a step. ``notes``: (name, sentence) pairs, what could not be judged or was handled.
+    group, as ``rescale`` takes them. ``population``: examples in the training set, None where not known. ``most``: the
+    largest batch that may be advised, None for any. ``timings``: (batch size, seconds a step) pairs, ascending.
+    ``load``: seconds to load a batch and each example in it,
+    ``overlapped`` with the step or before it. ``largest``: the largest batch that fits, of usual and of the longest
+    examples; ``bounded``: whether a larger one may fit as well (the cap or the time ended the search). ``fresh``:
+    whether the optimizer had not yet taken a step. ``notes``: (name, sentence) pairs, what could not be judged or was
+    handled.
     """
 
     batch_size: int

@@ -100,7 +100,7 @@ class Report:
         return [
             ("The advice", list(_advised(self.advice, self.measured))),
             ("The settings that go with it", list(_settings(self.advice))),
-            ("What it costs to be off", list(_off(self.advice))),
+            ("What it costs to be off", list(_off(self.advice, self.measured))),
             ("What it rests on", list(_measured(self.advice, self.measured))),
         ]
 
@@ -190,10 +190,13 @@ def _settings(a):
             )
 
 
-def _off(a):
+def _off(a, m):
+    most = math.inf if m.bounded else m.largest_longest or m.largest or math.inf
     words = {1 / 4: "a quarter of it", 1 / 2: "half of it", 2: "twice it", 4: "four times it"}
     for factor, size, time, low, high in a.off_by:
-        yield Row(words[factor], Interval(time, low, high, 0.8), "x the time", f"a batch of {size:,}", DECIDE)
+        pieces = max(1, math.ceil(size / most))
+        how = f", {pieces} micro-batches of {math.ceil(size / pieces):,} accumulated" if pieces > 1 else ""
+        yield Row(words[factor], Interval(time, low, high, 0.8), "x the time", f"a batch of {size:,}{how}", DECIDE)
 
 
 def _measured(a, m):

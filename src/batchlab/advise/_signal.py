@@ -97,7 +97,7 @@ def short_run(problem, pool, steps, until, seed):
             else:
                 window = norms[sum(look_steps for look_steps in _used(looks, micro * pieces)) :]
                 if len(window) >= 2:
-                    looks.append(Look(examples, _two(window, micro, pieces).b_simple, PER_PIECE))
+                    looks.append(Look(examples, _two(window, micro, pieces, pool.size).b_simple, PER_PIECE))
         if late:
             break
     if done < steps:
@@ -106,9 +106,8 @@ def short_run(problem, pool, steps, until, seed):
     if len(norms) >= 8:
         later = norms[len(norms) // 4 :]
         for place, name in enumerate(groups):
-            layers[name] = _two(
-                [(s[place : place + 1], b[place : place + 1]) for s, b in later], micro, pieces
-            ).b_simple
+            own = [(small[place : place + 1], big[place : place + 1]) for small, big in later]
+            layers[name] = _two(own, micro, pieces, pool.size).b_simple
     return tuple(looks), layers, notes
 
 
@@ -118,10 +117,11 @@ def _used(looks, batch):
     return [b - a for a, b in zip(ends, ends[1:], strict=False)]
 
 
-def _two(pairs, micro, pieces):
+def _two(pairs, micro, pieces, population):
+    """``two_batch`` of the steps' pairs; the batches were drawn without replacement from so many examples."""
     small = [float(s.sum()) for s, _ in pairs]
     big = [float(b.sum()) for _, b in pairs]
-    return two_batch(small, big, micro, micro * pieces)
+    return two_batch(small, big, micro, micro * pieces, population=population if population > micro * pieces else None)
 
 
 def _layers(model):
@@ -158,17 +158,18 @@ def _pieces_step(problem, pool, places, pieces, parameters, groups):
 
 
 def _squares(tensors):
-    return np.array(torch.stack([t.detach().float().square().sum() for t in tensors]).cpu(), dtype=np.float64)
+    return torch.stack([t.detach().float().square().sum() for t in tensors]).cpu().double().numpy()
 
 
 def rate_range(problem, pool, size, until, seed):
     """A ``RateRange`` at batch ``size``: the rate rises from a hundredth of the optimizer's to a hundred times it.
 
-    Smith's (2017) test, with his smoothing; it ends where the smoothed loss is as far above the first as the best is
-    below, or not finite. None if the time is over before a tenth of it. The model trains: call it where that is undone.
+    Smith's (2017) test, with his smoothing; it ends where a loss is not finite, or the smoothed loss as far above the
+    mean of the first steps as the best is below, and further than those scatter. None if the time is over before a
+    tenth of it. The model trains: call it where that is undone.
     """
     stream, own = order(pool, seed, 1), [float(group["lr"]) for group in problem.optimizer.param_groups]
-    lrs, losses, smooth, diverges = [], [], 0.0, None
+    lrs, losses, first, smooth, diverges = [], [], [], 0.0, None
     for step in range(RATES):
         factor = 10 ** (4 * step / (RATES - 1) - 2)
         for group, lr in zip(problem.optimizer.param_groups, own, strict=True):
@@ -177,8 +178,11 @@ def rate_range(problem, pool, size, until, seed):
         smooth = 0.8 * smooth + 0.2 * loss
         lrs.append(own[0] * factor)
         losses.append(smooth / (1 - 0.8 ** (step + 1)))
-        best = min(losses)
-        if not math.isfinite(loss) or losses[-1] > losses[0] + max(losses[0] - best, 0.1 * abs(losses[0])):
+        if step < RATES // 10:
+            first.append(loss)
+        start = float(np.mean(first))
+        far = max(start - min(losses), 2 * float(np.std(first)), 0.05 * abs(start))
+        if not math.isfinite(loss) or (step >= RATES // 10 and losses[-1] > start + far):
             diverges = lrs[-1]
             break
         if time.perf_counter() > until:

@@ -11,8 +11,8 @@ from batchlab.problem._trees import leaves
 
 MEAN = "a mean over the examples of a batch"
 ODD = (
-    "no sum of halves nor their mean: a contrastive or ranking loss, class weights, or batch statistics without running "
-    "ones. The noise of such a loss has no batch size; find its rate and batch by trial"
+    "no sum of halves nor their mean: a contrastive or ranking loss, class weights, or batch statistics without "
+    "running ones. The noise of such a loss has no batch size; find its rate and batch by trial"
 )
 
 
@@ -46,8 +46,8 @@ def tried(problem, batch):
     """Refuse a problem of which no step can be made: its loss no number, not finite, or free of the parameters."""
     value = problem.value(batch)
     check_loss(value)
-    if not math.isfinite(float(value)):
-        fail("loss", float(value), "a finite number for the model as it is")
+    if not math.isfinite(float(value.detach())):
+        fail("loss", float(value.detach()), "a finite number for the model as it is")
     parameters = trained(problem.model)
     found = torch.autograd.grad(value, parameters, allow_unused=True)
     if all(g is None for g in found):
@@ -70,18 +70,17 @@ def kind_of_loss(problem, pool):
     problem.model.eval()
     try:
         with torch.no_grad():
-            first, second, whole, again = (
-                float(problem.value(problem.sent(batch))) for batch in (*batches, batches[-1])
-            )
+            values = [problem.value(problem.sent(batch)) for batch in (*batches, batches[-1])]
     finally:
         for module, training in flags:
             module.training = training
-    size = abs(first) + abs(second) + abs(whole)
+    first, second, whole, again = map(float, values)
+    rounding = min(64 * torch.finfo(values[0].dtype).eps, 0.03) * (abs(first) + abs(second) + abs(whole)) + 1e-12
 
-    def near(a, b, share=1e-3):
-        return abs(a - b) <= share * size + 1e-12
+    def near(a, b):
+        return abs(a - b) <= rounding
 
-    if not near(whole, again, 1e-6):
+    if not near(whole, again):
         return "random"
     if near(whole, (first + second) / 2):
         return "mean"

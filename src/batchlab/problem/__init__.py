@@ -1,8 +1,8 @@
 """A model, its loss, its data and its optimiser, in whatever shapes they come: the door of ``advise``.
 
-Any ``torch.nn.Module``, also under ``torch.compile``; batches that are tensors, or tuples, lists and mappings of them in
-any nesting (those of Hugging Face, ragged text with its padding mask); a ``Dataset``, a ``DataLoader`` or any iterable
-of batches; a loss of (outputs, targets) or of (model, batch).
+Any ``torch.nn.Module``, also under ``torch.compile``; batches that are tensors, or tuples, lists and mappings of them
+in any nesting (those of Hugging Face, ragged text with its padding mask); a ``Dataset``, a ``DataLoader`` or any
+iterable of batches; a loss of (outputs, targets) or of (model, batch).
 """
 
 import inspect
@@ -32,8 +32,8 @@ class Problem:
     loss : the mean over the examples of a batch, in one of two forms. ``loss(outputs, targets)``: the batch is
         (inputs..., targets), or a mapping with "labels" or "targets"; the model is called with the inputs, a mapping by
         its keys. ``loss(model, batch)``: whatever you write, ``lambda model, batch: model(**batch).loss`` say.
-    data : a tensor, tuple or mapping of tensors with one row an example; a ``Dataset``; a ``DataLoader``; or an iterable
-        of batches (a list is one). An iterator loses what is taken from it.
+    data : a tensor, tuple or mapping of tensors with one row an example; a ``Dataset``; a ``DataLoader``; or an
+        iterable of batches (a list is one). An iterator loses what is taken from it.
     optimizer : a ``torch.optim.Optimizer`` of the model's parameters, with the settings you train with
     batch_size : the batch size that those settings are meant for. None: that of the loader, or of the first batch
     takes : which form the loss has, "outputs" or "model". "auto": "model" if the loss's first argument is named model
@@ -177,5 +177,5 @@ def _own_batch_size(data):
         return data.batch_sampler.batch_size
     if isinstance(data, list) and data:
         return rows(data[0], "batch 0 of data")
-    return fail("batch_size", None, "the batch size that the optimizer's settings are meant for; only a DataLoader or a "
-                "list of batches tells it")  # fmt: skip
+    return fail("batch_size", None, "the batch size that the optimizer's settings are meant for; only a DataLoader or "
+                "a list of batches tells it")  # fmt: skip

@@ -50,12 +50,12 @@ def generators_kept(data, seed=None):
     """
     carried = {id(g): g for g in _carried(data)}.values()
     states = [(g, _state(g)) for g in carried]
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     try:
         if seed is not None:
             random.seed(seed)
-            np.random.seed(seed % 2**32)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
             torch.manual_seed(seed)
             for place, (generator, _) in enumerate(states):
                 if isinstance(generator, torch.Generator):
@@ -65,7 +65,7 @@ def generators_kept(data, seed=None):
         for generator, state in states:
             _put_back(generator, state)
         random.setstate(python)
-        np.random.set_state(numpy)
+        np.random.set_state(numpy)  # noqa: NPY002
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
