@@ -2,10 +2,10 @@
 
 For each problem of advice_tasks.md (all, unless some are named) one table S(B, rate) x t(B): steps to a loss at powers
 of two, the rate tuned at each by factors of two until the best is no end (two seeds choose, three others count), times
-the seconds of a step (processor time, one thread). The loss to reach: the median over three seeds of what a batch of 32,
-its rate tuned, comes to after the problem's examples, on 1,024 fixed training examples. The advisor is given
-the problem with that batch and rate, and a minute. What it measured is stored in results/advice/NAME.json beside the table,
-so that a rule can be judged again without training: ``--only-report`` does.
+the seconds of a step (processor time, one thread). The loss to reach: the median over three seeds of what a batch of
+32, its rate tuned, comes to after the problem's examples, on 1,024 fixed training examples. The advisor is given the
+problem with that batch and rate, and a minute. What it measured is stored in results/advice/NAME.json beside the
+table, so that a rule can be judged again without training: ``--only-report`` does.
 
 Rivals are looked up in the same table, each with the best rate of its size: 32; the largest that fits under CAP bytes;
 Lightning's finder (the largest power of two that does, at most the training set); B = the noise scale; AdaptDL's

@@ -58,7 +58,7 @@ def advise(
     progress : whether to write a line a part to stderr
 
     Raises ValueError for a problem that no step can be made of, by name: a loss that is a sum, or no mean (contrastive,
-    class weights), no data, NaN, out of memory at one example, settings that don't fit together.
+    ranking), no data, NaN, out of memory at one example, settings that don't fit together.
 
     >>> import torch
     >>> model, sample = torch.nn.Linear(8, 1), torch.Generator().manual_seed(0)

@@ -1,6 +1,7 @@
 """What the machine can do: the largest batch that fits, seconds a step, seconds to load an example."""
 
 import itertools
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -61,14 +62,15 @@ class Fit:
     seconds: dict
 
 
-def largest_that_fits(problem, pool, memory, most, until, longest=False):
+def largest_that_fits(problem, pool, memory, most, until, dear=math.inf, start=1, longest=False):
     """A ``Fit`` under ``memory`` bytes (None: until the device says no), up to ``most`` examples.
 
     Where the allocator tells its bytes, the size grows fourfold as long as a line through the last two stays under the
     cap, and then goes where the line meets it: no size is tried that the line says is too large, for a CPU that
-    overcommits is killed before it can say no. Elsewhere ``bl.memory.largest_batch`` tries until the device refuses.
+    overcommits is killed before it can say no. A step that would take more than ``dear`` seconds is not tried either.
+    ``start``: a size that is known to fit. Elsewhere ``bl.memory.largest_batch`` tries until the device refuses.
     """
-    smallest = 2 if batch_norms(problem.model) else 1
+    smallest = max(start, 2 if batch_norms(problem.model) else 1)
     model, seconds = problem.model, {}
     held = {
         0: 2 * _bytes(model.parameters()) + _bytes(model.buffers())
@@ -108,7 +110,8 @@ def largest_that_fits(problem, pool, memory, most, until, longest=False):
             ended = "memory"
             break
         last = max(seconds)
-        if time.perf_counter() + 4 * seconds[last] * max(size / last, 1) > until:
+        step = seconds[last] * max(size / last, 1)
+        if step > dear or time.perf_counter() + 4 * step > until:
             return Fit(good, min(_reach(held, memory), most), "time", seconds)
         if runs(size):
             good = size

@@ -10,10 +10,10 @@ import torch
 from batchlab._check import fail
 from batchlab.advise._branches import branches
 from batchlab.advise._decide import decide
-from batchlab.advise._machine import half_of_memory, largest_that_fits, loading, time_steps
+from batchlab.advise._machine import ROUNDS, half_of_memory, largest_that_fits, loading, time_steps
 from batchlab.advise._measured import Measured
 from batchlab.advise._signal import rate_range, short_run
-from batchlab.advise._steps import batch_norms, dropouts, kind_of_loss, tried
+from batchlab.advise._steps import batch_norms, dropouts, kind_of_loss, refuse_bare_statistics, tried
 from batchlab.instruments._probe import check_model, preserved
 from batchlab.problem._generators import generators_kept
 
@@ -64,6 +64,7 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
     """
     begin = time.perf_counter()
     check_model(problem.model, problem.loss)
+    refuse_bare_statistics(problem.model)
     family, settings = settings_of(problem.optimizer)
     notes, until = [], {part: begin + share * seconds for part, share in ENDS.items()}
     with generators_kept(problem.data, seed), preserved(problem.model, problem.optimizer), warnings.catch_warnings():
@@ -91,15 +92,17 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
             if memory is None:
                 fail("memory", None, "a number of bytes: this system does not say how much is free")
             notes.append(("memory", f"no cap was stated: half of what was free, {memory / 2**20:,.0f} MiB, was taken"))
-        fit = longest = largest_that_fits(problem, pool, memory, limit, until["memory"], longest=True)
-        if pool.lengths is not None:
-            fit = largest_that_fits(problem, pool, memory, limit, until["memory"])
+        dear = (ENDS["step time"] - ENDS["memory"]) * seconds / ROUNDS  # a step that takes longer could not be timed
+        fit = longest = largest_that_fits(problem, pool, memory, limit, until["memory"], dear, longest=True)
+        if pool.lengths is not None and longest.ended == "memory":
+            fit = largest_that_fits(problem, pool, memory, limit, until["memory"], dear, start=longest.largest)
         found = replace(
             found, largest=fit.largest, largest_longest=longest.largest, memory=memory,
             bounded=longest.ended != "memory" and fit.ended != "memory",
         )  # fmt: skip
         if "time" in (fit.ended, longest.ended):
-            notes.append(("memory", f"more than {longest.largest:,} examples were not tried: the time was over"))
+            notes.append(("memory", f"more than {fit.largest:,} examples were not tried for want of time; a line "
+                          f"through the bytes of smaller batches meets the cap at about {fit.safe:,}"))  # fmt: skip
         say("step time", min((time.perf_counter() - begin) / seconds, 1.0))
         timed = time_steps(problem, pool, min(fit.safe, longest.safe), fit.seconds, until["step time"], seed, clock)
         found = replace(found, timings=tuple((t.batch_size, t.seconds) for t in timed.timings))
@@ -110,7 +113,7 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
             found = replace(found, load=tuple(load), overlapped=overlapped)
         if not over("noise"):
             with preserved(problem.model, problem.optimizer):
-                looks, layers, more = short_run(problem, pool, steps, until["noise"], seed)
+                looks, layers, more = short_run(problem, pool, steps, until["noise"], seed, kind == "mean")
             notes += more
             found = replace(found, looks=looks, layers=layers)
         advice = decide(found)
@@ -126,8 +129,8 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
 
 OF_LOSS = {
     "mean": [],
-    "tokens": [("loss", "it averages over tokens, so longer examples weigh more: taken as a mean over examples, "
-                "in which batch sizes are counted")],
+    "weighted": [("loss", "a weighted mean, over tokens or with class weights: some examples weigh more; taken as a "
+                  "mean over examples, in which batch sizes are counted")],
     "random": [("loss", "random even in evaluation mode: whether it is a mean over examples could not be tried")],
 }  # fmt: skip
 

@@ -58,10 +58,11 @@ def single_examples(problem, pool, seed):
             module.training = training
 
 
-def short_run(problem, pool, steps, until, seed):
+def short_run(problem, pool, steps, until, seed, single=True):
     """(looks, {layer: B_simple}, notes) along ``steps`` steps at the problem's batch size, in micro-batches.
 
-    The model trains: call it where that is undone.
+    ``single``: whether to try gradients of single examples. The model trains: call
+    it where that is undone.
     """
     size = max(problem.batch_size, 2)
     least = 8 if batch_norms(problem.model) else 1
@@ -73,11 +74,11 @@ def short_run(problem, pool, steps, until, seed):
                          "noise scale")]  # fmt: skip
     stream, parameters = order(pool, seed), trained(problem.model)
     groups = _layers(problem.model)
-    single, now = None, single_examples(problem, pool, seed)
+    now = single_examples(problem, pool, seed) if single else "the loss is not a plain mean over examples"
     if isinstance(now, str):
+        single = False
         notes.append(("single examples", f"{now}; the noise scale comes from micro-batches of {micro}"))
     else:
-        single = True
         looks.append(Look(0, now, PER_EXAMPLE))
     done, marks = 0, {round(steps * k / LOOKS) for k in range(1, LOOKS + 1)}
     for step in range(1, steps + 1):

@@ -7,12 +7,11 @@ import torch
 
 from batchlab._check import fail
 from batchlab.instruments._probe import check_loss, ignored, trained
-from batchlab.problem._trees import leaves
 
 MEAN = "a mean over the examples of a batch"
 ODD = (
-    "no sum of halves nor their mean: a contrastive or ranking loss, class weights, or batch statistics without "
-    "running ones. The noise of such a loss has no batch size; find its rate and batch by trial"
+    "no sum of halves nor their mean: a contrastive or ranking loss, say. The noise of such a loss has no batch size: "
+    "find its rate and batch by trial"
 )
 
 
@@ -30,6 +29,14 @@ def batch_norms(model):
     """Names of layers that normalise by the statistics of the batch when they train."""
     kinds = torch.nn.modules.batchnorm._BatchNorm
     return [name for name, module in model.named_modules() if isinstance(module, kinds)]
+
+
+def refuse_bare_statistics(model):
+    """Refuse batch normalisation that has no running statistics: its loss is a mean over no examples, in any mode."""
+    for name in batch_norms(model):
+        if model.get_submodule(name).running_mean is None:
+            fail(f"model.{name}", "batch statistics in any mode", "track_running_stats=True, so that an example has a "
+                 "loss of its own")  # fmt: skip
 
 
 def dropouts(model):
@@ -57,48 +64,51 @@ def tried(problem, batch):
 
 
 def kind_of_loss(problem, pool):
-    """Look at the loss of two halves and of the whole, in evaluation mode: "mean", "tokens" or "random".
+    """Look at the loss of parts and of their unions, in evaluation mode: "mean", "weighted" or "random".
 
-    "tokens": the halves average to the whole once each is weighted by how many tokens it has. Raises ValueError for a
-    sum, and for a loss that is neither.
+    "weighted": each union lies between its parts as if each part had a weight of its own, the same beside every other:
+    a mean over tokens, or with class weights. Raises ValueError for a sum, and for a loss that is neither.
     """
-    half = min(8, pool.size // 2)
-    if half == 0:
+    size = min(8, pool.size // 3)
+    if size == 0:
         return "mean"
-    batches = [pool.fetch(np.arange(start, stop)) for start, stop in ((0, half), (half, 2 * half), (0, 2 * half))]
+    one, two, three = (np.arange(k * size, (k + 1) * size) for k in range(3))
+    unions = [np.concatenate(pair) for pair in ((one, two), (two, three), (one, three))]
     flags = [(m, m.training) for m in problem.model.modules()]
     problem.model.eval()
     try:
         with torch.no_grad():
-            values = [problem.value(problem.sent(batch)) for batch in (*batches, batches[-1])]
+            batches = (problem.sent(pool.fetch(places)) for places in (one, two, three, *unions, unions[0]))
+            values = [problem.value(batch) for batch in batches]
     finally:
         for module, training in flags:
             module.training = training
-    first, second, whole, again = map(float, values)
-    rounding = min(64 * torch.finfo(values[0].dtype).eps, 0.03) * (abs(first) + abs(second) + abs(whole)) + 1e-12
+    a, b, c, ab, bc, ac, again = map(float, values)
+    rounding = min(64 * torch.finfo(values[0].dtype).eps, 0.03) * (abs(a) + abs(b) + abs(c) + abs(ab)) + 1e-12
 
-    def near(a, b):
-        return abs(a - b) <= rounding
+    def near(x, y):
+        return abs(x - y) <= rounding
 
-    if not near(whole, again):
+    if not near(ab, again):
         return "random"
-    if near(whole, (first + second) / 2):
+    if near(ab, (a + b) / 2) and near(bc, (b + c) / 2):
         return "mean"
-    if near(whole, first + second):
-        fail(
-            "loss", f"{whole:.6g}, the sum of its two halves", f"{MEAN}: reduction='mean', or divide by the batch size"
-        )
-    counts = [_tokens(batch) for batch in batches[:2]]
-    if all(counts) and near(whole, (counts[0] * first + counts[1] * second) / sum(counts)):
-        return "tokens"
-    return fail("loss", f"{whole:.6g} where two halves have {first:.6g} and {second:.6g}", f"{MEAN}; it is {ODD}")
+    if near(ab, a + b) and near(bc, b + c):
+        fail("loss", f"{ab:.6g}, the sum of its two halves", f"{MEAN}: reduction='mean', or divide by the batch size")
+    shares = [_share(*found, rounding) for found in ((a, b, ab), (b, c, bc), (a, c, ac))]
+    if None not in shares:
+        (first, e), (second, f), (whole, g) = shares
+        if abs(first + second - whole) <= 0.002 + e + f + g:
+            return "weighted"
+    return fail("loss", f"{ab:.6g} where two halves have {a:.6g} and {b:.6g}", f"{MEAN}; it is {ODD}")
 
 
-def _tokens(batch):
-    """How many tokens count: targets that are not -100, or what a mask keeps; None where nothing says."""
-    named = [(path.split(".")[-1].lower(), tensor) for path, tensor in leaves(batch)]
-    for name, tensor in named:
-        if name.startswith(("label", "target")) and tensor.ndim > 1:
-            return int((tensor != -100).sum()) if (tensor == -100).any() else None
-    masks = [tensor for name, tensor in named if "mask" in name and tensor.ndim > 1]
-    return int((masks[0] != 0).sum()) if masks else None
+def _share(first, second, whole, rounding):
+    """(log of the weight of the first part over that of the second, its error by rounding), None if there are none."""
+    apart = first - second
+    if abs(apart) <= 4 * rounding:
+        return (0.0, math.inf) if abs(whole - first) <= 4 * rounding else None
+    share = (whole - second) / apart
+    if not 0 < share < 1:
+        return None
+    return math.log(share / (1 - share)), 2 * rounding / abs(apart) / (share * (1 - share))
