@@ -220,6 +220,11 @@ class Spoken(nn.Module):
         return self.gpt(ids).logits
 
 
+# What the rules were tried on; not in the table.
+TRIED = {
+    "tried-signals": Task(lambda: bl.data.mnist1d(4000).train, lambda: dense(40, 100, 100, 10), SGD, 0.1, 120_000),
+    "tried-digits": Task(partial(digits, False), lambda: dense(64, 64, 10), ADAM, 0.003, 12_000),
+}
 TASKS = {
     "linear-synthetic": Task(planted, lambda: flat_start(nn.Linear(100, 1, bias=False)), SGD, 0.05, 60_000, mse_loss),
     "softmax-mnist": Task(mnist, lambda: nn.Linear(784, 10), SGD, 0.01, 24_000),

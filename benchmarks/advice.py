@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _advice_tasks import TASKS
+from _advice_tasks import TASKS, TRIED
 
 import batchlab as bl
 from batchlab.advise import Measured, decide
-from batchlab.advise._decide import step_seconds
+from batchlab.advise._cost import step_seconds
 from batchlab.problem._trees import mapped, rows
 from batchlab.throughput import measure_throughput
 
@@ -152,7 +152,7 @@ def timed(task, sizes):
 
 def measure(name, minutes):
     """The table of a problem, what the advisor measured, and its advised cell trained: written to results/advice."""
-    task, begin = TASKS[name], time.monotonic()
+    task, begin = (TASKS | TRIED)[name], time.monotonic()
     target, own, cells = table(task, begin + 60 * 0.8 * minutes)
     seconds = timed(task, [cell.batch_size for cell in cells])
     cells = [Cell(c.batch_size, c.lr, c.steps, seconds[c.batch_size]) for c in cells]
@@ -166,6 +166,9 @@ def measure(name, minutes):
     reference = math.ceil(task.examples / OWN)
     steps = math.ceil(PATIENCE * max(reference, reference * OWN / a.batch_size))
     advised = Cell(a.batch_size, lr, tuple(run(task, a.batch_size, lr, seed, steps, target)[0] for seed in COUNT))
+    if name in TRIED:
+        print(f"  target {target:.4g} at {own:.4g}; advised {advised}\n  {regrets_of(cells, report.measured, advised)}")
+        return
     OUT.mkdir(parents=True, exist_ok=True)
     kept = {
         "name": name, "target": target, "own_lr": own, "cells": [asdict(c) for c in cells], "advised": asdict(advised),
@@ -196,12 +199,20 @@ def choices(measured, largest):
 
 
 def regrets(kept):
-    """{rule: (batch size, time over the table's best - 1)} of a stored problem; inf where the loss was not reached."""
-    measured = Measured.read(json.dumps(kept["measured"]))
-    sizes = np.array([c["batch_size"] for c in kept["cells"]])
-    steps = np.array([np.median([math.inf if s is None else s for s in c["steps"]]) for c in kept["cells"]])
-    seconds = np.array([c["seconds"] for c in kept["cells"]])
-    times = steps * seconds
+    """``regrets_of`` a stored problem."""
+    cells, advised = [Cell(**c) for c in kept["cells"]], Cell(**kept["advised"])
+    return regrets_of(cells, Measured.read(json.dumps(kept["measured"])), advised)
+
+
+def median_steps(cell):
+    """The median over the seeds of the steps; inf where most did not reach the loss."""
+    return float(np.median([math.inf if s is None else s for s in cell.steps]))
+
+
+def regrets_of(cells, measured, advised):
+    """{rule: (batch size, time over the table's best - 1)}; inf where the loss was not reached."""
+    sizes, seconds = np.array([c.batch_size for c in cells]), np.array([c.seconds for c in cells])
+    times = np.array([median_steps(c) for c in cells]) * seconds
     best = times.min()
 
     def at(size):
@@ -210,10 +221,8 @@ def regrets(kept):
             return float(np.exp(np.interp(inside, np.log(sizes), np.log(times))))
 
     found = {rule: (size, at(size) / best - 1) for rule, size in choices(measured, measured.population).items()}
-    c = kept["advised"]
-    taken = np.median([math.inf if s is None else s for s in c["steps"]])
-    step = float(np.exp(np.interp(np.log(c["batch_size"]), np.log(sizes), np.log(seconds))))
-    return found | {"ours, its rate": (c["batch_size"], float(taken * step / best - 1))}
+    step = float(np.exp(np.interp(np.log(advised.batch_size), np.log(sizes), np.log(seconds))))
+    return found | {"ours, its rate": (advised.batch_size, median_steps(advised) * step / best - 1)}
 
 
 def report():
@@ -225,10 +234,10 @@ def report():
     rules = list(next(iter(found.values())))
     print("| problem | best size | " + " | ".join(rules) + " |\n|---|" + "---|" * (len(rules) + 1))
     for name, r in found.items():
-        cells = kept[name]["cells"]
-        times = [np.median([math.inf if s is None else s for s in c["steps"]]) * c["seconds"] for c in cells]
+        cells = [Cell(**c) for c in kept[name]["cells"]]
+        times = [median_steps(c) * c.seconds for c in cells]
         shown = [f"{r[rule][0]}: {100 * r[rule][1]:.0f} %" if rule in r else "" for rule in rules]
-        print(f"| {name} | {cells[int(np.argmin(times))]['batch_size']} | " + " | ".join(shown) + " |")
+        print(f"| {name} | {cells[int(np.argmin(times))].batch_size} | " + " | ".join(shown) + " |")
     for words, of in (("median", np.median), ("worst", np.max)):
         shown = [f"{100 * of([r[rule][1] for r in found.values() if rule in r]):.0f} %" for rule in rules]
         print(f"| **{words}** | | " + " | ".join(shown) + " |")
@@ -241,11 +250,12 @@ if __name__ == "__main__":
     parser.add_argument("--only-report", action="store_true")
     parser.add_argument("--minutes", type=float, default=6, help="a problem may take (6)")
     options = parser.parse_args()
-    wrong = [name for name in options.names if name not in TASKS]
+    wrong = [name for name in options.names if name not in TASKS | TRIED]
     if wrong:
         parser.error(f"{', '.join(wrong)}: expected names among {', '.join(TASKS)}")
     torch.set_num_threads(1)
     for name in [] if options.only_report else options.names or TASKS:
         print(name, flush=True)
         measure(name, options.minutes)
-    report()
+    if options.only_report or not set(options.names) & set(TRIED):
+        report()

@@ -9,10 +9,10 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 
 from batchlab._check import fail, number, one_of
-from batchlab._seeds import generator
+from batchlab.advise._cost import fits, jitter, knee_of, step_seconds
 from batchlab.advise._measured import Measured
 from batchlab.rescale import rescale
 from batchlab.stats import Interval
@@ -105,13 +105,14 @@ def decide(
     middle, spread, noise = critical_batch(measured, knee)
     draws = middle * np.exp(spread * stats.norm.ppf(QUANTILES))
     sizes = candidates(measured)
-    times = relative_times(sizes, draws, np.array([seconds(b) for b in sizes])) * _jitter(measured, sizes)
+    smooth = relative_times(sizes, draws, np.array([seconds(b) for b in sizes]))  # (sizes, draws)
+    times = smooth * jitter(measured, sizes, len(QUANTILES))
     best = sizes[times.argmin(0)]
     chosen, met, at_draws = _chosen(objective, sizes, times, draws, seconds, measured, deadline, examples)
     place = int(np.flatnonzero(sizes == chosen)[0])
     excess = times / times.min(0) - 1
     low, high = np.quantile(best if at_draws is None else at_draws, [0.1, 0.9], method="nearest")
-    pieces = max(1, math.ceil(chosen / _fits(measured)))
+    pieces = max(1, math.ceil(chosen / fits(measured)))
     settings, capped, notes = _settings(measured, int(chosen), noise)
     factor = stats.norm.ppf(0.9) * spread
     total = before = None
@@ -139,7 +140,8 @@ def decide(
             if 1 <= chosen * k <= (measured.population or math.inf)
         ),
         curve=tuple(
-            (int(b), *map(float, np.quantile(1 + row, [0.5, 0.1, 0.9]))) for b, row in zip(sizes, excess, strict=True)
+            (int(b), *map(float, np.quantile(row, [0.5, 0.1, 0.9])))
+            for b, row in zip(sizes, smooth / smooth.min(0), strict=True)
         ),
         total=total,
         before=before,
@@ -158,58 +160,9 @@ def relative_times(sizes, critical, seconds):
     return (1 + critical[None, :] / sizes[:, None]) * seconds[:, None]
 
 
-def _jitter(measured, sizes):
-    """(sizes, draws) factors by which the timings may be wrong, drawn from their intervals: always the same ones."""
-    at = np.log([b for b, _ in measured.timings])
-    wide = [math.log(t.high / t.low) / (2 * 1.96) for _, t in measured.timings]
-    return np.exp(generator(0, "timings").standard_normal((len(sizes), len(QUANTILES))) * np.interp(
-        np.log(sizes), at, wide)[:, None])  # fmt: skip
-
-
 def run_seconds(batch_size, critical, seconds, own, examples):
     """Seconds of the run that needs ``examples`` at batch ``own``: E(B) = E(own) (B + B_crit) / (own + B_crit)."""
     return float(examples * (batch_size + critical) / (own + critical) / batch_size * seconds(batch_size))
-
-
-def step_seconds(measured):
-    """The function B -> seconds a step: as timed, straight between sizes, with loading, and in
-    pieces beyond the largest batch that fits. A larger batch is taken to cost no less, and beyond the largest timed
-    each example costs what a line through all of them says."""
-    sizes = np.array([size for size, _ in measured.timings], dtype=float)
-    times = optimize.isotonic_regression([t.estimate for _, t in measured.timings]).x
-    fits, each_step = _fits(measured), max(_line(measured.timings)[1], 0.0)
-    fixed, each = measured.load or (0.0, 0.0)
-
-    def one(size):
-        if size > sizes[-1]:
-            return times[-1] + each_step * (size - sizes[-1])
-        return float(np.interp(size, sizes, times))
-
-    def seconds(size):
-        pieces = max(1, math.ceil(size / fits))
-        step, load = pieces * one(size / pieces), pieces * fixed + each * size
-        return float(max(step, load) if measured.overlapped else step + load)
-
-    return seconds
-
-
-def knee_of(measured):
-    """t_0 / tau of t(B) = t_0 + tau B, fitted in relative error to the timed steps with their loading; inf where tau is
-    not above 0, 0 where t_0 is not."""
-    seconds = step_seconds(measured)
-    fixed, each = _line([(size, Interval(*3 * [seconds(size)])) for size, _ in measured.timings])
-    return math.inf if each <= 0 else max(float(fixed / each), 0.0)
-
-
-def _line(timings):
-    """(t_0, tau) of t(B) = t_0 + tau B by least squares in relative error."""
-    sizes, times = (np.array(x, dtype=float) for x in zip(*((b, t.estimate) for b, t in timings), strict=True))
-    return np.linalg.lstsq(np.stack([1 / times, sizes / times], 1), np.ones(len(sizes)), rcond=None)[0]
-
-
-def _fits(measured):
-    """The largest batch that is known to fit where a larger one does not, else infinity."""
-    return math.inf if measured.bounded else measured.largest_longest or measured.largest or math.inf
 
 
 def critical_batch(measured, knee):

@@ -91,10 +91,11 @@ def _figures(report):
         yield _shown(
             figure(
                 f"The noise scale goes from {looks[0].b_simple.estimate:.3g} to {looks[-1].b_simple.estimate:.3g}.",
-                "examples seen in the short run (first look: none)",
+                "examples seen in the short run",
                 "noise scale (examples)",
-                lines=[("", [max(x.examples, 1) for x in looks], [x.b_simple.estimate for x in looks], False)],
-                points=[(max(x.examples, 1), x.b_simple.low, x.b_simple.estimate, x.b_simple.high) for x in looks],
+                lines=[("", [x.examples for x in looks], [x.b_simple.estimate for x in looks], False)],
+                points=[(x.examples, x.b_simple.low, x.b_simple.estimate, x.b_simple.high) for x in looks],
+                linear_x=True,
             ),
             "The noise scale along a short run.",
         )

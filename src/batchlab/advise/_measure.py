@@ -69,7 +69,11 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
     notes, until = [], {part: begin + share * seconds for part, share in ENDS.items()}
     with generators_kept(problem.data, seed), preserved(problem.model, problem.optimizer), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the user's model, of which one said is one said sixty times
-        say("data", 0.0)
+
+        def tell(part):
+            say(part, min((time.perf_counter() - begin) / seconds, 1.0))
+
+        tell("data")
         pool = problem.pool(EXAMPLES, seed, until["data"])
         notes += _about(problem, pool)
         with preserved(problem.model, problem.optimizer):
@@ -79,13 +83,13 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
         found = Measured(problem.batch_size, family, settings, pool.population, most, fresh=not problem.optimizer.state)
 
         def over(part):
-            say(part, min((time.perf_counter() - begin) / seconds, 1.0))
+            tell(part)
             if time.perf_counter() < until[part]:
                 return False
             notes.append((part, "not measured: the time was over"))
             return True
 
-        say("memory", ENDS["data"])
+        tell("memory")
         limit = min(most or 2**16, pool.population or 2**16)
         if memory is None and problem.device.type == "cpu":
             memory = half_of_memory()
@@ -103,7 +107,7 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
         if "time" in (fit.ended, longest.ended):
             notes.append(("memory", f"more than {fit.largest:,} examples were not tried for want of time; a line "
                           f"through the bytes of smaller batches meets the cap at about {fit.safe:,}"))  # fmt: skip
-        say("step time", min((time.perf_counter() - begin) / seconds, 1.0))
+        tell("step time")
         timed = time_steps(problem, pool, min(fit.safe, longest.safe), fit.seconds, until["step time"], seed, clock)
         found = replace(found, timings=tuple((t.batch_size, t.seconds) for t in timed.timings))
         if not all(t.tight for t in timed.timings):

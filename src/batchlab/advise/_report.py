@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchlab._check import fail
+from batchlab.advise._cost import fits
 from batchlab.advise._decide import Advice
 from batchlab.advise._measured import Measured, plain
 from batchlab.stats import Interval
@@ -191,7 +192,7 @@ def _settings(a):
 
 
 def _off(a, m):
-    most = math.inf if m.bounded else m.largest_longest or m.largest or math.inf
+    most = fits(m)
     words = {1 / 4: "a quarter of it", 1 / 2: "half of it", 2: "twice it", 4: "four times it"}
     for factor, size, time, low, high in a.off_by:
         pieces = max(1, math.ceil(size / most))

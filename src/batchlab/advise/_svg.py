@@ -7,9 +7,9 @@ WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 42
 
 
-def figure(title, xlabel, ylabel, *, lines=(), bands=(), points=(), marks=(), linear_y=False):
+def figure(title, xlabel, ylabel, *, lines=(), bands=(), points=(), marks=(), linear_x=False, linear_y=False):
     """An SVG of ``lines`` [(name, xs, ys, dashed)], ``bands`` [(xs, lows, highs)], ``points`` [(x, low, y, high)] and
-    upright ``marks`` [(x, words)]. x, and y unless ``linear_y``, are logarithmic; values must be above 0 there.
+    upright ``marks`` [(x, words)]. Both axes are logarithmic unless told otherwise; values must be above 0 there.
     ``title`` says what it shows to whoever cannot see it.
     """
     xs = [x for _, line, _, _ in lines for x in line] + [p[0] for p in points] + [x for x, _ in marks]
@@ -18,10 +18,10 @@ def figure(title, xlabel, ylabel, *, lines=(), bands=(), points=(), marks=(), li
     ys = [y for y in ys if math.isfinite(y) and (linear_y or y > 0)]
     if not xs or not ys:
         return ""
-    across, down = _axis(xs, LEFT, WIDTH - RIGHT), _axis(ys, HEIGHT - BOTTOM, TOP, linear_y)
+    across, down = _axis(xs, LEFT, WIDTH - RIGHT, linear_x), _axis(ys, HEIGHT - BOTTOM, TOP, linear_y)
     x0, x1, y0, y1 = LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM, TOP
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
-    for value, words in _ticks(xs):
+    for value, words in _ticks(xs, linear_x):
         x = across(value)
         parts.append(
             f'<path class="grid" d="M{x:.1f} {y0}V{y1}"/><text x="{x:.1f}" y="{y0 + 15}" class="mid">{words}</text>'
@@ -40,7 +40,7 @@ def figure(title, xlabel, ylabel, *, lines=(), bands=(), points=(), marks=(), li
         parts.append(f'<polyline class="line{" dashed" if dashed else ""}" points="{path}"/>')
         if name:
             parts.append(
-                f'<text x="{x0 + 8}" y="{y1 + 14 + 15 * place}">{"- - " if dashed else "—— "}{escape(name)}</text>'
+                f'<text x="{x0 + 8}" y="{y0 - 23 + 15 * place}">{"- - " if dashed else "—— "}{escape(name)}</text>'
             )
     for x, low, y, high in points:
         low, high = (v if math.isfinite(v) and (linear_y or v > 0) else y for v in (low, high))
@@ -50,7 +50,7 @@ def figure(title, xlabel, ylabel, *, lines=(), bands=(), points=(), marks=(), li
         side = "end" if across(x) > WIDTH / 2 else "start"
         shift = -4 if side == "end" else 4
         parts.append(f'<path class="mark" d="M{across(x):.1f} {y0}V{y1}"/>')
-        parts.append(f'<text class="{side}" x="{across(x) + shift:.1f}" y="{y0 - 6}">{escape(words)}</text>')
+        parts.append(f'<text class="{side}" x="{across(x) + shift:.1f}" y="{y1 + 10}">{escape(words)}</text>')
     parts.append(f'<text class="mid" x="{(x0 + x1) / 2}" y="{HEIGHT - 6}">{escape(xlabel)}</text>')
     parts.append(
         f'<text class="mid" transform="translate(11 {(y0 + y1) / 2}) rotate(-90)">{escape(ylabel)}</text></svg>'
