@@ -198,12 +198,14 @@ def test_confidence_follows_the_exactness():
 def test_devices_are_priced_by_the_function_given():
     """Data parallel without communication: n devices are one with a knee n times as large."""
     problem = measured(knee=32, noise=512)
-    found = decide(problem, devices=(1, 4), device_seconds=lambda b, n: TAU * (32 + b / n)).devices
+    found = decide(problem, devices=(1, 4), device_seconds=lambda compute, n: compute).devices
     assert found[0][0] == 1 and found[0][2] == pytest.approx(1, rel=0.05)
     best = (math.sqrt(32) + math.sqrt(512)) ** 2  # T* / (S_min tau), chapter 4
     many = (math.sqrt(32) + math.sqrt(512 / 4)) ** 2
     assert found[1][2] == pytest.approx(best / many, rel=0.05)
     assert found[1][1] == pytest.approx(math.sqrt(4 * 32 * 512), rel=0.45)
+    dear = decide(problem, devices=(4,), device_seconds=lambda compute, n: compute + 1e3 * TAU).devices[0]
+    assert dear[1] > found[1][1] and dear[2] < 1  # a slow link: larger batches, and worse than one device
 
 
 def test_nothing_larger_than_the_data_or_than_asked_for_is_advised():
@@ -232,7 +234,10 @@ BAD = {
     "a deadline of 0": (lambda: decide(measured(), "deadline", deadline=0, examples=9), "deadline = 0"),
     "no examples": (lambda: decide(measured(), examples=0), "examples = 0"),
     "devices without a cost": (lambda: decide(measured(), devices=(2,)), "device_seconds = None"),
-    "a cost of 0": (lambda: decide(measured(), devices=(2,), device_seconds=lambda b, n: 0.0), "device_seconds = 0.0"),
+    "a cost of 0": (
+        lambda: decide(measured(), devices=(2,), device_seconds=lambda compute, n: 0.0),
+        "device_seconds = 0.0",
+    ),
 }
 
 

@@ -51,8 +51,8 @@ def advise(
     memory : bytes that a step may take. None: a GPU's own limit; on a CPU half of what is free
     most : the largest batch to try or to advise (None: the training set, at most 65,536)
     steps : of the short run
-    devices, device_seconds : (2, 8), say, and a function (batch_size, devices) -> seconds a step, for what they would
-        buy
+    devices, device_seconds : (2, 8), say, and a function (compute, devices) -> seconds a step where each device
+        computes for ``compute`` seconds, for what they would buy; lambda compute, n: compute is a link that costs nothing
     seed : of every random choice. The same seed gives the same advice as far as the timings are the same: batches,
         noise scales and rate ranges repeat, seconds do not, and where time runs out they decide what was measured
     progress : whether to write a line a part to stderr
@@ -96,7 +96,7 @@ def advise(
     one_of("progress", progress, (True, False))
     devices = tuple(count("devices", n) for n in devices)
     if devices and not callable(device_seconds):
-        fail("device_seconds", device_seconds, "a function (batch_size, devices) -> seconds a step, beside devices")
+        fail("device_seconds", device_seconds, "a function (compute, devices) -> seconds a step, beside devices")
     count("seed", seed, at_least=0)
 
     def say(part, share):

@@ -77,7 +77,8 @@ def decide(
     objective : "time", the least time to a loss on this machine; "compute", the least time with at most 20 % more
         examples than the fewest; "deadline", the fewest examples with which the run ends within ``deadline`` seconds
     examples : how many the run is planned for at the problem's own batch size; a deadline needs it
-    devices, device_seconds : numbers of devices, and a function (batch_size, devices) -> seconds a step, the cost model
+    devices, device_seconds : numbers of devices, and the cost model: a function (compute, devices) -> seconds a step
+        where each device computes for ``compute`` seconds, as ``theory.all_reduce.step_seconds`` is made into one
 
     Raises ValueError without timings, for another objective, and for a deadline without ``examples``.
 
@@ -99,7 +100,7 @@ def decide(
     if examples is not None:
         number("examples", examples, above=0)
     if devices and not callable(device_seconds):
-        fail("device_seconds", device_seconds, "a function (batch_size, devices) -> seconds, where devices are given")
+        fail("device_seconds", device_seconds, "a function (compute, devices) -> seconds a step, beside devices")
 
     seconds, knee = step_seconds(measured), knee_of(measured)
     middle, spread, noise = critical_batch(measured, knee)
@@ -145,7 +146,7 @@ def decide(
         ),
         total=total,
         before=before,
-        devices=tuple(_with(n, device_seconds, sizes, middle, seconds(chosen), chosen) for n in devices),
+        devices=tuple(_with(n, device_seconds, seconds, measured, middle, chosen) for n in devices),
         met=met,
         notes=notes,
     )  # fmt: skip
@@ -183,9 +184,11 @@ def critical_batch(measured, knee):
     return factor * noise, math.hypot(spread, sampling), noise
 
 
-def candidates(measured):
-    """Powers of two and halfway between, up to the training set, to ``most``, and ``BEYOND`` times what was timed."""
-    top = min(measured.population or math.inf, measured.most or math.inf, BEYOND * measured.timings[-1][0])
+def candidates(measured, devices=1):
+    """Powers of two and halfway between, up to the training set and, a device, to ``most`` and ``BEYOND`` times what
+    was timed."""
+    top = devices * min(measured.most or math.inf, BEYOND * measured.timings[-1][0])
+    top = min(measured.population or math.inf, top)
     powers = [2**k for k in range(40)] + [3 * 2**k for k in range(40)]
     least = measured.timings[0][0]
     return np.array(sorted(b for b in powers if least <= b <= max(top, least)))
@@ -213,10 +216,13 @@ def _off_by(factor, chosen, draws, seconds):
     return (factor, size, *map(float, np.quantile(there / here, [0.5, 0.1, 0.9])))
 
 
-def _with(devices, device_seconds, sizes, critical, alone, chosen):
-    cost = np.array([number("device_seconds", device_seconds(int(b), devices), above=0) for b in sizes])
-    times = relative_times(sizes, np.array([critical]), cost)[:, 0]
-    return devices, int(sizes[times.argmin()]), float((1 + critical / chosen) * alone / times.min())
+def _with(devices, device_seconds, seconds, measured, critical, chosen):
+    """(devices, their best batch together, times as fast as one device with the batch ``chosen``)."""
+    sizes = candidates(measured, devices)
+    sizes = sizes[sizes >= devices]
+    cost = [number("device_seconds", device_seconds(seconds(b / devices), devices), above=0) for b in sizes]
+    times = relative_times(sizes, np.array([critical]), np.array(cost))[:, 0]
+    return devices, int(sizes[times.argmin()]), float((1 + critical / chosen) * seconds(chosen) / times.min())
 
 
 def _settings(measured, size, noise):

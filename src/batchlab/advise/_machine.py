@@ -97,11 +97,25 @@ def largest_that_fits(problem, pool, memory, most, until, dear=math.inf, start=1
             held[size] = found
         return ran and (memory is None or found is None or found <= memory)
 
+    def affordable(size):
+        """Whether the time lasts for a step of this size, and two more."""
+        last = max(seconds)
+        step = seconds[last] * max(size / last, 1)
+        return size <= last or (step <= dear and time.perf_counter() + 4 * step <= until)
+
     if not runs(smallest):
         fail("memory", memory, f"more: a step with {smallest} example{'s' * (smallest > 1)} does not fit")
     if memory is None or smallest not in held:
-        found = largest_batch(lambda size: size < smallest or runs(size), max(most, smallest))
-        return Fit(found.batch_size, found.batch_size, "most" if found.capped else "memory", seconds)
+        late = False
+
+        def fits(size):
+            nonlocal late
+            late = late or not affordable(size)
+            return size <= smallest or (affordable(size) and runs(size))
+
+        found = largest_batch(fits, max(most, smallest))
+        ended = "most" if found.capped else "time" if late else "memory"
+        return Fit(found.batch_size, found.batch_size, ended, seconds)
     good, bad, ended = smallest, most + 1, "most"
     while good < most and bad - good > max(1, good // 16):
         reach = _reach(held, memory)
@@ -109,9 +123,7 @@ def largest_that_fits(problem, pool, memory, most, until, dear=math.inf, start=1
         if size < min(most, good + max(1, good // 16)):
             ended = "memory"
             break
-        last = max(seconds)
-        step = seconds[last] * max(size / last, 1)
-        if step > dear or time.perf_counter() + 4 * step > until:
+        if not affordable(size):
             return Fit(good, min(_reach(held, memory), most), "time", seconds)
         if runs(size):
             good = size

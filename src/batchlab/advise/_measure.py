@@ -77,7 +77,7 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
         pool = problem.pool(EXAMPLES, seed, until["data"])
         notes += _about(problem, pool)
         with preserved(problem.model, problem.optimizer):
-            tried(problem, problem.sent(pool.batch(min(max(problem.batch_size, 2), pool.size))))
+            tried(problem, problem.sent(pool.batch(min(max(problem.batch_size, 2), pool.size, 64))))
             kind = kind_of_loss(problem, pool)
         notes += OF_LOSS[kind]
         found = Measured(problem.batch_size, family, settings, pool.population, most, fresh=not problem.optimizer.state)
@@ -163,7 +163,7 @@ def _about(problem, pool):
 
 def _ranges(problem, pool, advice, fits, until, seed):
     found = []
-    for size in dict.fromkeys((problem.batch_size, min(advice.batch_size, fits))):
+    for size in dict.fromkeys(min(size, fits) for size in (problem.batch_size, advice.batch_size)):
         with preserved(problem.model, problem.optimizer):
             made = rate_range(problem, pool, size, until, seed)
         found += [made] if made else []
