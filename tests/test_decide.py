@@ -112,7 +112,8 @@ def test_the_noise_scale_leaves_out_the_start_of_a_fresh_run():
     fresh, later = (replace(measured(noise=None), looks=looks, fresh=fresh) for fresh in (True, False))
     assert critical_batch(fresh, 32)[2] == pytest.approx(200)  # the geometric mean
     assert critical_batch(later, 32)[2] == pytest.approx((10_000 * 100 * 400) ** (1 / 3))
-    loose = replace(fresh, looks=(looks[1], Look(200, Interval(400, 4, math.inf), "t")))
+    assert critical_batch(replace(fresh, looks=looks[1:2]), 32)[2] == pytest.approx(100)  # there is no other
+    loose = replace(fresh, looks=(looks[0], looks[1], Look(200, Interval(400, 4, math.inf), "t")))
     middle, spread, noise = critical_batch(loose, 32)
     assert 100 < noise < 120 and spread > CRITICAL["sgd"][1]  # the exact look weighs more
 

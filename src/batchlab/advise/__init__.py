@@ -52,7 +52,8 @@ def advise(
     most : the largest batch to try or to advise (None: the training set, at most 65,536)
     steps : of the short run
     devices, device_seconds : (2, 8), say, and a function (compute, devices) -> seconds a step where each device
-        computes for ``compute`` seconds, for what they would buy; lambda compute, n: compute is a link that costs nothing
+        computes for ``compute`` seconds, for what they would buy; ``lambda compute, n: compute``: a link that costs
+        nothing
     seed : of every random choice. The same seed gives the same advice as far as the timings are the same: batches,
         noise scales and rate ranges repeat, seconds do not, and where time runs out they decide what was measured
     progress : whether to write a line a part to stderr

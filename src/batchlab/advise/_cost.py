@@ -11,9 +11,9 @@ MISFIT = 0.1  # by which timed steps miss a straight line (chapter 4)
 
 
 def step_seconds(measured):
-    """The function B -> seconds a step: as timed, straight between sizes, with loading, and in pieces beyond the largest
-    batch that fits. A larger batch is taken to cost no less, and beyond the largest timed each example costs what a
-    line through all of them says."""
+    """The function from B to seconds a step: as timed, straight between sizes, with loading, and in pieces beyond the
+    largest batch that fits. A larger batch is taken to cost no less, and beyond the largest timed each example costs
+    what a line through all of them says."""
     sizes = np.array([size for size, _ in measured.timings], dtype=float)
     times = optimize.isotonic_regression(_smoothed(measured.timings)[0]).x
     most, each_step = fits(measured), max(_line(sizes, [t.estimate for _, t in measured.timings])[1], 0.0)

@@ -168,9 +168,9 @@ def run_seconds(batch_size, critical, seconds, own, examples):
 
 def critical_batch(measured, knee):
     """(median, spread, noise scale): B_crit is log-normal about ``median`` with the standard deviation ``spread`` of
-    its logarithm; the noise scale is the geometric mean of the looks, each by its exactness, without the start of a
+    its logarithm; the noise scale is the geometric mean of the looks, each by its exactness, without the first of a
     fresh run; or None."""
-    looks = [x for x in measured.looks if x.examples > 0 or not measured.fresh] or list(measured.looks)
+    looks = measured.looks[1:] if measured.fresh and len(measured.looks) > 1 else measured.looks
     known = [x.b_simple for x in looks if x.b_simple.estimate > 0 and math.isfinite(x.b_simple.estimate)]
     factor, spread = CRITICAL[measured.family]
     if not known:
