@@ -12,7 +12,7 @@ import pytest
 import batchlab as bl
 from batchlab.__main__ import TEMPLATE, main
 
-FAST = ["--seconds", "1.5", "--most", "32", "--memory", "500M", "--quiet"]
+FAST = ["--seconds", "1.5", "--processor-time", "--most", "32", "--memory", "500M", "--quiet"]
 
 
 def test_the_template_is_a_problem_that_runs(tmp_path, monkeypatch, capsys):

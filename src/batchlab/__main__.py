@@ -3,6 +3,7 @@
 import argparse
 import runpy
 import sys
+import time
 from pathlib import Path
 
 TEMPLATE = '''"""A problem for `python -m batchlab advise`: this file is run, and must define the names below."""
@@ -68,6 +69,7 @@ def _parser():
     advise.add_argument("--examples", type=float, help="how many the run is planned for at its present batch size")
     advise.add_argument("--branch", action="store_true", help="train on with larger batches too")
     advise.add_argument("--seed", type=int, default=0)
+    advise.add_argument("--processor-time", action="store_true", help="time by the processor: where others use it too")
     advise.add_argument("--quiet", action="store_true", help="no progress")
     advise.add_argument(
         "--save", action="append", default=[], metavar="PATH", help=".html, .json or .txt; may be repeated"
@@ -134,6 +136,7 @@ def _advise_on(found, file, options):
         seed=options.seed,
         progress=not options.quiet,
         name=found.get("name", file.stem),
+        clock=time.process_time if options.processor_time else time.perf_counter,
     )
     print(report)
     for path in options.save:

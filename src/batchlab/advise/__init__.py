@@ -47,7 +47,8 @@ def advise(
     objective : "time", the least time to a loss on this machine; "compute", at most 20 % more examples than the fewest;
         "deadline", the fewest examples with which the run ends within ``deadline`` seconds
     examples : how many the run is planned for at ``batch_size``: then the whole run's seconds are told
-    seconds : for all measurements. The part that is under way when they end goes on to its next step
+    seconds : for all measurements, by ``clock``. The part that is under way when they end goes on to its next step
+    clock : what times the steps and counts the seconds; ``time.process_time`` on a CPU where other programs run as well
     memory : bytes that a step may take. None: a GPU's own limit; on a CPU half of what is free
     most : the largest batch to try or to advise (None: the training set, at most 65,536)
     steps : of the short run

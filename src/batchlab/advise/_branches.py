@@ -1,7 +1,6 @@
 """The branch test on a problem of one's own: train on with larger batches, and see which of them keep the loss."""
 
 import math
-import time
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ SEEDS = 4
 TOLERANCE = 0.03  # of the loss
 
 
-def branches(problem, pool, sizes, rates, examples, until, seed):
+def branches(problem, pool, sizes, rates, examples, left, seed):
     """A ``Branch`` for each of ``sizes``, at the rate ``rates`` has for it, after Merrill et al. (2025).
 
     From the model as it is, ``SEEDS`` times: through ``examples`` examples at the problem's own batch size and rate,
@@ -31,9 +30,9 @@ def branches(problem, pool, sizes, rates, examples, until, seed):
     for number in range(SEEDS):
         for size in losses:
             losses[size].append(_after(problem, pool, train, size, rates.get(size), examples, held, (seed, number)))
-            if time.perf_counter() > until:
+            if left() <= 0:
                 break
-        if time.perf_counter() > until:
+        if left() <= 0:
             break
     own = losses.pop(problem.batch_size)
     found = []

@@ -62,7 +62,7 @@ class Fit:
     seconds: dict
 
 
-def largest_that_fits(problem, pool, memory, most, until, dear=math.inf, start=1, longest=False):
+def largest_that_fits(problem, pool, memory, most, left, dear=math.inf, start=1, longest=False):
     """A ``Fit`` under ``memory`` bytes (None: until the device says no), up to ``most`` examples.
 
     Where the allocator tells its bytes, the size grows fourfold as long as a line through the last two stays under the
@@ -83,10 +83,10 @@ def largest_that_fits(problem, pool, memory, most, until, dear=math.inf, start=1
             try:
                 batch = problem.sent(pool.batch(size, longest=longest))
                 found = step_bytes(problem, batch)
-                start = time.perf_counter()
+                start = left()
                 take(problem, batch)
                 synchronise(problem.device)
-                seconds[size] = time.perf_counter() - start
+                seconds[size] = start - left()
             except Exception as error:
                 if not out_of_memory(error):
                     raise
@@ -101,7 +101,7 @@ def largest_that_fits(problem, pool, memory, most, until, dear=math.inf, start=1
         """Whether the time lasts for a step of this size, and two more."""
         last = max(seconds)
         step = seconds[last] * max(size / last, 1)
-        return size <= last or (step <= dear and time.perf_counter() + 4 * step <= until)
+        return size <= last or (step <= dear and 4 * step <= left())
 
     if not runs(smallest):
         fail("memory", memory, f"more: a step with {smallest} example{'s' * (smallest > 1)} does not fit")
@@ -142,19 +142,19 @@ def _reach(held, memory):
     return int(b + (memory - high) / each) if each > 0 else 4 * b
 
 
-def time_steps(problem, pool, largest, once, until, seed, clock):
+def time_steps(problem, pool, largest, once, left, seed, clock):
     """``Throughput`` of steps at sizes a factor two or more apart up to ``largest``, as many as the time allows."""
     smallest = 2 if batch_norms(problem.model) else 1
     sizes = [2**k for k in range(17) if smallest <= 2**k <= largest]
     if largest not in sizes:
         sizes.append(largest)
-    left = until - time.perf_counter()
+    most = left()
 
     def cost(size):
         near = min(once, key=lambda b: abs(b - size))
         return ROUNDS * max(once[near] * max(size / near, 1), 1e-4)
 
-    while len(sizes) > 2 and sum(map(cost, sizes)) > left:
+    while len(sizes) > 2 and sum(map(cost, sizes)) > most:
         sizes.pop()  # the largest cost most
     if len(sizes) < 2:
         sizes = [smallest, 2 * smallest]
@@ -169,21 +169,21 @@ def time_steps(problem, pool, largest, once, until, seed, clock):
             sizes,
             device=problem.device,
             precision=0.03,
-            seconds=max(0.01, left / 2),
+            seconds=max(0.01, most / 2),
             warmup=2,
             seed=seed,
             clock=clock,
         )
 
 
-def loading(problem, pool, until):
+def loading(problem, pool, left):
     """(seconds a batch, seconds an example) to load and send to the device, and whether a step runs meanwhile.
 
     A loader is timed as it is, at its own batch size, and taken to cost in proportion. What is no loader is timed as
     plain indexing, at two sizes.
     """
     if isinstance(problem.data, DataLoader):
-        return _of_loader(problem, until)
+        return _of_loader(problem, left)
     sizes = (min(16, pool.size), min(256, pool.size))
     times = [[], []]
     for _ in range(8):
@@ -197,7 +197,7 @@ def loading(problem, pool, until):
     return max(small - each * sizes[0], 0.0), each + pool.seconds, False
 
 
-def _of_loader(problem, until):
+def _of_loader(problem, left):
     data, sizes, times = problem.data, [], []
     skip = data.num_workers * (data.prefetch_factor or 0)  # what the workers prepared before they were asked
     loader, start = iter(data), time.perf_counter()
@@ -207,7 +207,7 @@ def _of_loader(problem, until):
         times.append(now - start)
         sizes.append(len(next(t for _, t in leaves(batch))))
         start = now
-        if now > until and len(times) > 1:
+        if left() <= 0 and len(times) > 1:
             break
     del loader  # its workers end
     if len(times) > skip + 2:

@@ -1,9 +1,9 @@
 """All measurements of a problem, one after another, within a number of seconds, and nothing changed afterwards."""
 
 import math
-import time
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -62,19 +62,19 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
     Only what ended in time is in it. The model, its gradients and mode, the optimizer and all random generators are
     afterwards what they were, bit for bit, also where an error or Ctrl-C ends it.
     """
-    begin = time.perf_counter()
+    begin = clock()
     check_model(problem.model, problem.loss)
     refuse_bare_statistics(problem.model)
     family, settings = settings_of(problem.optimizer)
-    notes, until = [], {part: begin + share * seconds for part, share in ENDS.items()}
+    notes, left = [], {part: partial(_left, clock, begin + share * seconds) for part, share in ENDS.items()}
     with generators_kept(problem.data, seed), preserved(problem.model, problem.optimizer), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the user's model, of which one said is one said sixty times
 
         def tell(part):
-            say(part, min((time.perf_counter() - begin) / seconds, 1.0))
+            say(part, min((clock() - begin) / seconds, 1.0))
 
         tell("data")
-        pool = problem.pool(EXAMPLES, seed, until["data"])
+        pool = problem.pool(EXAMPLES, seed, left["data"])
         notes += _about(problem, pool)
         with preserved(problem.model, problem.optimizer):
             tried(problem, problem.sent(pool.batch(min(max(problem.batch_size, 2), pool.size, 64))))
@@ -84,7 +84,7 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
 
         def over(part):
             tell(part)
-            if time.perf_counter() < until[part]:
+            if left[part]() > 0:
                 return False
             notes.append((part, "not measured: the time was over"))
             return True
@@ -97,9 +97,9 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
                 fail("memory", None, "a number of bytes: this system does not say how much is free")
             notes.append(("memory", f"no cap was stated: half of what was free, {memory / 2**20:,.0f} MiB, was taken"))
         dear = (ENDS["step time"] - ENDS["memory"]) * seconds / ROUNDS  # a step that takes longer could not be timed
-        fit = longest = largest_that_fits(problem, pool, memory, limit, until["memory"], dear, longest=True)
+        fit = longest = largest_that_fits(problem, pool, memory, limit, left["memory"], dear, longest=True)
         if pool.lengths is not None and longest.ended == "memory":
-            fit = largest_that_fits(problem, pool, memory, limit, until["memory"], dear, start=longest.largest)
+            fit = largest_that_fits(problem, pool, memory, limit, left["memory"], dear, start=longest.largest)
         found = replace(
             found, largest=fit.largest, largest_longest=longest.largest, memory=memory,
             bounded=longest.ended != "memory" and fit.ended != "memory",
@@ -108,27 +108,31 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
             notes.append(("memory", f"more than {fit.largest:,} examples were not tried for want of time; a line "
                           f"through the bytes of smaller batches meets the cap at about {fit.safe:,}"))  # fmt: skip
         tell("step time")
-        timed = time_steps(problem, pool, min(fit.safe, longest.safe), fit.seconds, until["step time"], seed, clock)
+        timed = time_steps(problem, pool, min(fit.safe, longest.safe), fit.seconds, left["step time"], seed, clock)
         found = replace(found, timings=tuple((t.batch_size, t.seconds) for t in timed.timings))
         if not all(t.tight for t in timed.timings):
             notes.append(("step time", "timed less exactly than 3 %: another program, or too little time"))
         if not over("loading"):
-            *load, overlapped = loading(problem, pool, until["loading"])
+            *load, overlapped = loading(problem, pool, left["loading"])
             found = replace(found, load=tuple(load), overlapped=overlapped)
         if not over("noise"):
             with preserved(problem.model, problem.optimizer):
-                looks, layers, more = short_run(problem, pool, steps, until["noise"], seed, kind == "mean")
+                looks, layers, more = short_run(problem, pool, steps, left["noise"], seed, kind == "mean")
             notes += more
             found = replace(found, looks=looks, layers=layers)
         advice = decide(found)
         if not over("rates"):
-            found = replace(found, ranges=_ranges(problem, pool, advice, longest.safe, until["rates"], seed))
+            found = replace(found, ranges=_ranges(problem, pool, advice, longest.safe, left["rates"], seed))
         if branch and not over("branches"):
-            found = replace(found, branches=_branch(problem, pool, decide(found), until["branches"], steps, seed))
+            found = replace(found, branches=_branch(problem, pool, decide(found), left["branches"], steps, seed))
             if not found.branches:
                 notes.append(("branches", "not measured: the time was over"))
         say("done", 1.0)
     return replace(found, notes=(*notes, *UNSEEN))
+
+
+def _left(clock, end):
+    return end - clock()
 
 
 OF_LOSS = {
@@ -161,16 +165,16 @@ def _about(problem, pool):
     return notes
 
 
-def _ranges(problem, pool, advice, fits, until, seed):
+def _ranges(problem, pool, advice, fits, left, seed):
     found = []
     for size in dict.fromkeys(min(size, fits) for size in (problem.batch_size, advice.batch_size)):
         with preserved(problem.model, problem.optimizer):
-            made = rate_range(problem, pool, size, until, seed)
+            made = rate_range(problem, pool, size, left, seed)
         found += [made] if made else []
     return tuple(found)
 
 
-def _branch(problem, pool, advice, until, steps, seed):
+def _branch(problem, pool, advice, left, steps, seed):
     if advice.settings is None:
         return ()
     own = problem.batch_size
@@ -178,7 +182,7 @@ def _branch(problem, pool, advice, until, steps, seed):
     old, new = advice.settings[0].before["lr"], advice.settings[0].settings["lr"]
     share = 0.0 if advice.batch_size == own else _power(new / old, advice.batch_size / own)
     rates = {size: old * (size / own) ** share for size in sizes}
-    return branches(problem, pool, sizes, rates, steps * own, until, seed)
+    return branches(problem, pool, sizes, rates, steps * own, left, seed)
 
 
 def _power(rates, sizes):

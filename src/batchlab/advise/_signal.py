@@ -1,7 +1,6 @@
 """What the gradients say: the noise scale along a short run, of the layers too, and how far the rate may go."""
 
 import math
-import time
 
 import numpy as np
 import torch
@@ -58,7 +57,7 @@ def single_examples(problem, pool, seed):
             module.training = training
 
 
-def short_run(problem, pool, steps, until, seed, single=True):
+def short_run(problem, pool, steps, left, seed, single=True):
     """(looks, {layer: B_simple}, notes) along ``steps`` steps at the problem's batch size, in micro-batches.
 
     ``single``: whether to try gradients of single examples. The model trains: call
@@ -88,7 +87,7 @@ def short_run(problem, pool, steps, until, seed, single=True):
             break
         norms.append(pair)
         done = step
-        late = time.perf_counter() > until
+        late = left() <= 0
         if step in marks or late:
             examples = step * micro * pieces
             if single:
@@ -162,7 +161,7 @@ def _squares(tensors):
     return torch.stack([t.detach().float().square().sum() for t in tensors]).cpu().double().numpy()
 
 
-def rate_range(problem, pool, size, until, seed):
+def rate_range(problem, pool, size, left, seed):
     """A ``RateRange`` at batch ``size``: the rate rises from a hundredth of the optimizer's to a hundred times it.
 
     Smith's (2017) test, with his smoothing; it ends where a loss is not finite, or the smoothed loss as far above the
@@ -186,7 +185,7 @@ def rate_range(problem, pool, size, until, seed):
         if not math.isfinite(loss) or (step >= RATES // 10 and losses[-1] > start + far):
             diverges = lrs[-1]
             break
-        if time.perf_counter() > until:
+        if left() <= 0:
             break
     if not math.isfinite(losses[-1]):
         lrs, losses = lrs[:-1], losses[:-1]

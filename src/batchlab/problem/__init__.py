@@ -6,6 +6,7 @@ iterable of batches; a loss of (outputs, targets) or of (model, batch).
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -89,10 +90,13 @@ class Problem:
         """``batch`` on the model's device."""
         return mapped(lambda tensor: tensor.to(self.device), batch)
 
-    def pool(self, most=1024, seed=0, until=float("inf")):
-        """A ``Pool`` of at most ``most`` examples, drawn from ``seed``; random generators stay where they were."""
+    def pool(self, most=1024, seed=0, left=lambda: math.inf):
+        """A ``Pool`` of at most ``most`` examples, drawn from ``seed``; random generators stay where they were.
+
+        Reading ends, after four examples at least, where ``left()``, the seconds left, is not above 0.
+        """
         with generators_kept(self.data, seed):
-            return pooled(self.data, count("most", most), seed, until)
+            return pooled(self.data, count("most", most), seed, left)
 
     def arguments(self, examples=256, seed=0):
         """(module, loss, x, y) for any instrument of this package, whatever the shape of the batches.

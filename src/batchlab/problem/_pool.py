@@ -57,15 +57,15 @@ def kind_of(data):
     )
 
 
-def pooled(data, most, seed, until=float("inf")):
-    """The ``Pool`` of at most ``most`` examples of ``data``; reading ends when the clock passes ``until``."""
+def pooled(data, most, seed, left):
+    """The ``Pool`` of at most ``most`` examples of ``data``; reading ends where ``left()`` is not above 0."""
     begin = time.perf_counter()
     kind = kind_of(data)
     if kind == "tensors":
         return _of_tensors(data, most, seed)
     if kind == "dataset":
-        return _of_dataset(data, most, seed, begin, until)
-    return _of_batches(data, most, until)
+        return _of_dataset(data, most, seed, begin, left)
+    return _of_batches(data, most, left)
 
 
 def _of_tensors(data, most, seed):
@@ -79,7 +79,7 @@ def _of_tensors(data, most, seed):
     return Pool(fetch, len(chosen), n)
 
 
-def _of_dataset(data, most, seed, begin, until):
+def _of_dataset(data, most, seed, begin, left):
     source = data.dataset if isinstance(data, DataLoader) else data
     collate = data.collate_fn if isinstance(data, DataLoader) else default_collate
     n = len(source)
@@ -88,7 +88,7 @@ def _of_dataset(data, most, seed, begin, until):
     examples = []
     for place in generator(seed, "batches").permutation(n)[:most]:
         examples.append(source[int(place)])
-        if time.perf_counter() > until and len(examples) >= 4:
+        if left() <= 0 and len(examples) >= 4:
             break
     seconds = (time.perf_counter() - begin) / len(examples)
     collate = joined if collate is default_collate and _unlike(examples) else collate
@@ -102,7 +102,7 @@ def _of_dataset(data, most, seed, begin, until):
     return Pool(fetch, len(examples), n, _lengths(examples), 0, seconds)
 
 
-def _of_batches(data, most, until):
+def _of_batches(data, most, left):
     examples, taken, whole, source, seconds = [], 0, False, iter(data), 0.0
     while len(examples) < most:
         start = time.perf_counter()
@@ -113,7 +113,7 @@ def _of_batches(data, most, until):
             break
         taken += 1
         examples += [row(batch, i) for i in range(rows(batch, f"batch {taken - 1} of data"))]
-        if time.perf_counter() > until and len(examples) >= 4:
+        if left() <= 0 and len(examples) >= 4:
             break
     if not examples:
         fail("data", f"an empty {type(data).__name__}", "an iterable that gives at least one batch")
