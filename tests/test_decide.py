@@ -142,7 +142,7 @@ def test_the_settings_are_those_of_rescale(family):
     far = found.batch_size / 32 > 4
     keep = ("beta1", "beta2") if far and "beta1" in problem.settings[0] else None
     assert found.noise == pytest.approx(128) and found.settings[0] == bl.rescale(
-        problem.settings[0], 32, found.batch_size, optimizer=optimizer, noise_scale=found.noise, keep=keep
+        problem.settings[0], 32, found.batch_size, optimizer=optimizer, noise_scale=found.critical.estimate, keep=keep
     )
 
 

@@ -114,7 +114,7 @@ def decide(
     excess = times / times.min(0) - 1
     low, high = np.quantile(best if at_draws is None else at_draws, [0.1, 0.9], method="nearest")
     pieces = max(1, math.ceil(chosen / fits(measured)))
-    settings, capped, notes = _settings(measured, int(chosen), noise)
+    settings, capped, notes = _settings(measured, int(chosen), None if noise is None else middle)
     factor = stats.norm.ppf(0.9) * spread
     total = before = None
     if examples is not None:
@@ -225,8 +225,12 @@ def _with(devices, device_seconds, seconds, measured, critical, chosen):
     return devices, int(sizes[times.argmin()]), float((1 + critical / chosen) * seconds(chosen) / times.min())
 
 
-def _settings(measured, size, noise):
-    """(a ``Rescaled`` a parameter group or None, the rate before it was lowered or None, notes)."""
+def _settings(measured, size, critical):
+    """(a ``Rescaled`` a parameter group or None, the rate before it was lowered or None, notes).
+
+    The gain is taken with B_crit, so that rate and steps follow one law; with the noise scale as measured, Adam's rates
+    came out too low on the problems that this was tried on.
+    """
     if measured.family == "other":
         return None, None, (("settings", "how this optimizer's settings move is not known: tune its rate anew"),)
     optimizer = {"momentum": "sgd"}.get(measured.family, measured.family)
@@ -235,7 +239,7 @@ def _settings(measured, size, noise):
     for group in measured.settings:
         betas = tuple(name for name in ("beta1", "beta2") if name in group)
         keep = betas if far and betas else None
-        found.append(rescale(group, measured.batch_size, size, optimizer=optimizer, noise_scale=noise, keep=keep))
+        found.append(rescale(group, measured.batch_size, size, optimizer=optimizer, noise_scale=critical, keep=keep))
     at = next((r for r in measured.ranges if r.batch_size == size and r.diverges), None)
     lr = found[0].settings["lr"]
     if at is None or lr <= at.diverges / 2:

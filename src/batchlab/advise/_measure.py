@@ -67,7 +67,8 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
     refuse_bare_statistics(problem.model)
     family, settings = settings_of(problem.optimizer)
     notes, left = [], {part: partial(_left, clock, begin + share * seconds) for part, share in ENDS.items()}
-    with generators_kept(problem.data, seed), preserved(problem.model, problem.optimizer), warnings.catch_warnings():
+    # Whatever runs the model does so inside ``preserved``.
+    with generators_kept(problem.data, seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the user's model, of which one said is one said sixty times
 
         def tell(part):
