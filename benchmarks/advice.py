@@ -4,8 +4,8 @@ For each problem of advice_tasks.md (all, unless some are named) one table S(B, 
 of two, the rate tuned at each by factors of two until the best is no end (two seeds choose, three others count), times
 the seconds of a step (processor time, one thread). The loss to reach: the median over three seeds of what a batch of
 32, its rate tuned, comes to after the problem's examples, on 1,024 fixed training examples. The advisor is given the
-problem with that batch and rate, and a minute. What it measured is stored in results/advice/NAME.json beside the
-table, so that a rule can be judged again without training: ``--only-report`` does.
+problem with that batch and rate, and a minute. All minutes are of processor time. What it measured is stored in
+results/advice/NAME.json beside the table, so that a rule can be judged again without training: ``--only-report`` does.
 
 Rivals are looked up in the same table, each with the best rate of its size: 32; the largest that fits under CAP bytes;
 Lightning's finder (the largest power of two that does, at most the training set); B = the noise scale; AdaptDL's
@@ -116,7 +116,7 @@ def table(task, until):
     target = float(np.median([run(task, OWN, own, seed, reference)[1] for seed in REFER]))
     cells, rate = [], {OWN: own}
     for size in sorted((b for b in SIZES if b <= most), key=lambda b: abs(math.log(b / OWN))):
-        if time.monotonic() > until:
+        if time.process_time() > until:
             print(f"  no time for a batch of {size}")
             continue
         steps = math.ceil(PATIENCE * max(reference, reference * OWN / size))
@@ -152,7 +152,7 @@ def timed(task, sizes):
 
 def measure(name, minutes):
     """The table of a problem, what the advisor measured, and its advised cell trained: written to results/advice."""
-    task, begin = (TASKS | TRIED)[name], time.monotonic()
+    task, begin = (TASKS | TRIED)[name], time.process_time()
     target, own, cells = table(task, begin + 60 * 0.8 * minutes)
     seconds = timed(task, [cell.batch_size for cell in cells])
     cells = [Cell(c.batch_size, c.lr, c.steps, seconds[c.batch_size]) for c in cells]
@@ -173,7 +173,7 @@ def measure(name, minutes):
     kept = {
         "name": name, "target": target, "own_lr": own, "cells": [asdict(c) for c in cells], "advised": asdict(advised),
         "measured": json.loads(report.measured.json()), "torch": torch.__version__,
-        "minutes": round((time.monotonic() - begin) / 60, 1),
+        "minutes": round((time.process_time() - begin) / 60, 1),
     }  # fmt: skip
     (OUT / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
@@ -213,7 +213,7 @@ def regrets_of(cells, measured, advised):
     """{rule: (batch size, time over the table's best - 1)}; inf where the loss was not reached."""
     sizes, seconds = np.array([c.batch_size for c in cells]), np.array([c.seconds for c in cells])
     times = np.array([median_steps(c) for c in cells]) * seconds
-    best = times.min()
+    best = float(times.min())
 
     def at(size):
         inside = np.clip(np.log(size), np.log(sizes[0]), np.log(sizes[-1]))
@@ -248,7 +248,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="The advisor's regret.")
     parser.add_argument("names", nargs="*", help=", ".join(TASKS))
     parser.add_argument("--only-report", action="store_true")
-    parser.add_argument("--minutes", type=float, default=6, help="a problem may take (6)")
+    parser.add_argument("--minutes", type=float, default=6, help="of processor time that a problem may take (6)")
     options = parser.parse_args()
     wrong = [name for name in options.names if name not in TASKS | TRIED]
     if wrong:
