@@ -108,7 +108,7 @@ def _figures(report):
                 lines=[(f"batch of {r.batch_size:,}", r.lrs, r.losses, i > 0) for i, r in enumerate(m.ranges)],
                 linear_y=True,
             ),
-            "Two short runs in which the rate rises at every step.",
+            f"{'A short run' if len(m.ranges) == 1 else 'Two short runs'} in which the rate rises at every step.",
         )
 
 
