@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
 import batchlab as bl
+from batchlab.advise._branches import branches
 from batchlab.advise._machine import largest_that_fits, loading, step_bytes
 from batchlab.advise._measure import settings_of
 from batchlab.advise._signal import rate_range, short_run
@@ -178,12 +179,19 @@ def test_a_rate_range_finds_where_a_quadratic_leaves():
 
 
 def test_a_branch_that_loses_is_told_from_one_that_keeps():
-    model, x = net(), drawn(1024, 4)
-    p = problem(model, data=(x, x[:, :1]), optimizer=sgd(model, 0.05), batch_size=4)
-    found = bl.advise(p, **{**QUICK, "most": 512, "steps": 100}, branch=True).measured
-    verdicts = {b.batch_size: b.verdict for b in found.branches}
-    assert set(verdicts) >= {8, 16} and set(verdicts.values()) <= {"kept", "lost", "undecided"}
-    assert len(found.branches) == len(verdicts)
+    """Without label noise, at small rates: four times the batch keeps the loss at four times the rate, not at one."""
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 1), drawn(1024, 4)
+    p = problem(model, data=(x, x @ torch.ones(4, 1)), optimizer=sgd(model, 0.01), batch_size=4)
+    before = state(p)
+    for rate, verdict in ((0.04, "kept"), (0.01, "lost")):
+        (found,) = branches(p, p.pool(), [16], {16: rate}, 800, FOREVER, seed=0)
+        assert (found.batch_size, found.lr, found.verdict) == (16, rate, verdict)
+    assert state(p) == before
+    (wild,) = branches(p, p.pool(), [16], {16: 100.0}, 1600, FOREVER, seed=0)
+    assert (wild.verdict, wild.excess.low) == ("lost", math.inf)
+    asked = bl.advise(problem(), **{**QUICK, "steps": 16}, branch=True).measured.branches
+    assert {b.batch_size for b in asked} >= {32, 64} and all(b.lr > 0.01 for b in asked)
 
 
 # --- It takes what there is ----------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def decide(
     excess = times / times.min(0) - 1
     low, high = np.quantile(best if at_draws is None else at_draws, [0.1, 0.9], method="nearest")
     pieces = max(1, math.ceil(chosen / fits(measured)))
-    settings, capped, notes = _settings(measured, int(chosen), None if noise is None else middle)
+    settings, capped, notes = settings_at(measured, int(chosen), None if noise is None else middle)
     factor = stats.norm.ppf(0.9) * spread
     total = before = None
     if examples is not None:
@@ -225,7 +225,7 @@ def _with(devices, device_seconds, seconds, measured, critical, chosen):
     return devices, int(sizes[times.argmin()]), float((1 + critical / chosen) * seconds(chosen) / times.min())
 
 
-def _settings(measured, size, critical):
+def settings_at(measured, size, critical):
     """(a ``Rescaled`` a parameter group or None, the rate before it was lowered or None, notes).
 
     The gain is taken with B_crit, so that rate and steps follow one law; with the noise scale as measured, Adam's rates

@@ -1,6 +1,5 @@
 """All measurements of a problem, one after another, within a number of seconds, and nothing changed afterwards."""
 
-import math
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -9,7 +8,7 @@ import torch
 
 from batchlab._check import fail
 from batchlab.advise._branches import branches
-from batchlab.advise._decide import decide
+from batchlab.advise._decide import decide, settings_at
 from batchlab.advise._machine import ROUNDS, half_of_memory, largest_that_fits, loading, time_steps
 from batchlab.advise._measured import Measured
 from batchlab.advise._signal import rate_range, short_run
@@ -124,8 +123,10 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
         advice = decide(found)
         if not over("rates"):
             found = replace(found, ranges=_ranges(problem, pool, advice, longest.safe, left["rates"], seed))
-        if branch and not over("branches"):
-            found = replace(found, branches=_branch(problem, pool, decide(found), left["branches"], steps, seed))
+        if branch and family == "other":
+            notes.append(("branches", "not tried: how this optimizer's rate moves is not known"))
+        elif branch and not over("branches"):
+            found = replace(found, branches=_branch(problem, pool, found, left["branches"], steps, seed))
             if not found.branches:
                 notes.append(("branches", "not measured: the time was over"))
         say("done", 1.0)
@@ -175,16 +176,10 @@ def _ranges(problem, pool, advice, fits, left, seed):
     return tuple(found)
 
 
-def _branch(problem, pool, advice, left, steps, seed):
-    if advice.settings is None:
-        return ()
-    own = problem.batch_size
+def _branch(problem, pool, found, left, steps, seed):
+    """The branches of a problem: with its advised size, and with twice and four times its own."""
+    advice, own = decide(found), problem.batch_size
+    critical = None if advice.noise is None else advice.critical.estimate
     sizes = sorted({advice.batch_size, own * 2, own * 4} - {own})
-    old, new = advice.settings[0].before["lr"], advice.settings[0].settings["lr"]
-    share = 0.0 if advice.batch_size == own else _power(new / old, advice.batch_size / own)
-    rates = {size: old * (size / own) ** share for size in sizes}
+    rates = {size: settings_at(found, size, critical)[0][0].settings["lr"] for size in sizes}
     return branches(problem, pool, sizes, rates, steps * own, left, seed)
-
-
-def _power(rates, sizes):
-    return math.log(rates) / math.log(sizes)
