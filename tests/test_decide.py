@@ -212,6 +212,9 @@ def test_devices_are_priced_by_the_function_given():
 def test_nothing_larger_than_the_data_or_than_asked_for_is_advised():
     assert decide(measured(knee=2000, noise=50_000, population=300)).batch_size <= 300
     assert decide(measured(knee=2000, noise=50_000, most=100)).batch_size <= 100
+    assert "for most" in str(decide(measured(knee=2000, noise=50_000, most=100)).notes)
+    assert "for the training set" in str(decide(measured(knee=2000, noise=50_000, population=300)).notes)
+    assert decide(measured()).notes == ()
     assert max(size for _, size, *_ in decide(measured(knee=2000, noise=50_000, population=300)).off_by) <= 300
 
 

@@ -148,7 +148,7 @@ def decide(
         before=before,
         devices=tuple(_with(n, device_seconds, seconds, measured, middle, chosen) for n in devices),
         met=met,
-        notes=notes,
+        notes=(*notes, *_at_the_end(measured, chosen, sizes)),
     )  # fmt: skip
 
 
@@ -208,6 +208,19 @@ def _chosen(objective, sizes, times, draws, seconds, measured, deadline, example
     middle = in_time[:, len(draws) // 2]
     return (sizes[middle.argmax()], True, at_draws) if middle.any() else (
         sizes[totals[:, len(draws) // 2].argmin()], False, at_draws)  # fmt: skip
+
+
+def _at_the_end(measured, chosen, sizes):
+    """What to say where the advised size is the largest that was considered."""
+    if chosen < sizes[-1]:
+        return ()
+    of = {
+        "the training set": measured.population,
+        "most": measured.most,
+        "what was timed": BEYOND * measured.timings[-1][0],
+    }
+    least = min((limit, name) for name, limit in of.items() if limit is not None)[1]
+    return (("batch size", f"the largest that was considered, for {least}: a larger one might be better still"),)
 
 
 def _off_by(factor, chosen, draws, seconds):
