@@ -170,8 +170,8 @@ def test_each_worker_has_dropout_masks_of_its_own(trained):
 
 
 def test_alone_it_is_fit_bit_for_bit():
-    with parallel.start() as alone:
-        ours = parallel.fit(PLAIN, alone)
+    with parallel.rendezvous() as alone:
+        ours = parallel.fit_run(PLAIN, alone)
     want = fit(PLAIN)
     assert all(torch.equal(ours.parameters[name], want.parameters[name]) for name in want.parameters)
     assert ours.table.drop(columns="seconds").equals(want.table.drop(columns="seconds"))
@@ -195,7 +195,7 @@ def test_what_cannot_be_is_refused(trained, named):
     ],
 )
 def test_start_refuses(options, named):
-    with pytest.raises(ValueError, match=named), parallel.start(**options):
+    with pytest.raises(ValueError, match=named), parallel.rendezvous(**options):
         pass
 
 
@@ -204,20 +204,20 @@ def test_start_refuses(options, named):
     [({"folder": "x"}, "folder, every"), ({"every": 3}, "folder, every"), ({"folder": "x", "every": 0}, "every = 0")],
 )
 def test_fit_refuses(options, named):
-    with parallel.start() as alone, pytest.raises(ValueError, match=named):
-        parallel.fit(PLAIN, alone, **options)
+    with parallel.rendezvous() as alone, pytest.raises(ValueError, match=named):
+        parallel.fit_run(PLAIN, alone, **options)
 
 
 @pytest.mark.parametrize("options", [{"lr": 0}, {"momentum": 1}])
 def test_outer_step_refuses(options):
-    with parallel.start() as alone, pytest.raises(ValueError, match=f"{[*options][0]} = "):
+    with parallel.rendezvous() as alone, pytest.raises(ValueError, match=f"{[*options][0]} = "):
         parallel.outer_step({"w": torch.ones(1)}, {"w": torch.ones(1)}, None, alone, **options)
 
 
 @pytest.mark.parametrize("n", [-1, 0.5])
 def test_weight_refuses(n):
-    with parallel.start() as alone, pytest.raises(ValueError, match=f"n = {n}"):
-        parallel.weight(n, alone)
+    with parallel.rendezvous() as alone, pytest.raises(ValueError, match=f"n = {n}"):
+        parallel.loss_weight(n, alone)
 
 
 # ---------------------------------------------------------------- killed midway
@@ -267,8 +267,8 @@ def killed_at_17(seen):  # a schedule of the rate is called at every step
 
 killed_at_17.__module__ = "__main__"
 from dataclasses import replace
-with bl.parallel.start() as workers:
-    history = bl.parallel.fit(replace(run, batch_schedule=killed_at_17), workers, folder=sys.argv[1], every=5)
+with bl.parallel.rendezvous() as workers:
+    history = bl.parallel.fit_run(replace(run, batch_schedule=killed_at_17), workers, folder=sys.argv[1], every=5)
     if workers.rank == 0:
         torch.save(history.parameters, sys.argv[1] + "/end.pt")
 """

@@ -119,7 +119,7 @@ def ragged(x, workers):
     count = 8 * workers.size + 1
     x, y = x[:count], Y[:count]
     mine = parallel.shard(range(count), workers)
-    want, share = of_one(mlp(), x, y), parallel.weight(len(mine), workers)
+    want, share = of_one(mlp(), x, y), parallel.loss_weight(len(mine), workers)
     plain, mended = (of_all(mlp(), x[mine], y[mine], workers, weight=w) for w in (1.0, share))
     return {"ragged": apart(plain, want), "ragged, weighted": apart(mended, want), "ragged, rows": len(mine)}
 
@@ -144,7 +144,7 @@ def tokens(x, workers):
     mine, found = parallel.shard(range(len(x)), workers), {}
     for name, labels in (("tokens", y), ("tokens, none", empty)):
         want, own = of_one(model(), x, labels, loss), labels[mine]
-        share = parallel.weight(int((own != PADDING).sum()), workers)
+        share = parallel.loss_weight(int((own != PADDING).sum()), workers)
         plain, mended = (of_all(model(), x[mine], own, workers, loss, w) for w in (1.0, share))
         found |= {name: apart(plain, want), f"{name}, weighted": apart(mended, want)}
     return found
@@ -288,10 +288,10 @@ def flat(history, which="parameters"):
 
 
 def runs(workers):
-    """``parallel.fit`` beside ``fit``: distance of weights, of averaged ones, of the tables; what they say."""
+    """``parallel.fit_run`` beside ``fit``: distance of weights, of averaged ones, of the tables; what they say."""
     found = {}
     for name, run in RUNS.items():
-        ours, want = parallel.fit(run, workers), fit(run)
+        ours, want = parallel.fit_run(run, workers), fit(run)
         same = ["step", "examples", "lr", "batch_size"]
         assert ours.table[same].equals(want.table[same])
         losses = [torch.tensor(h.table[["batch_loss", "train_loss"]].to_numpy()).nan_to_num() for h in (ours, want)]
@@ -311,7 +311,7 @@ def masks(workers):
     run = replace(PLAIN, data=alike, model=models.mlp((64, 16, 10), dropout=0.5), steps=1, epochs=None)
     own, seen = parallel.gradient, []
     parallel.gradient = lambda *arguments: seen.append(own(*arguments)) or seen[-1]
-    history = parallel.fit(run, workers)
+    history = parallel.fit_run(run, workers)
     parallel.gradient = own
     draws = {name: int(b) for name, b in history.buffers.items()}
     assert draws == {name: int(b) for name, b in fit(run).buffers.items()}
@@ -327,12 +327,12 @@ def refused(job, workers):
 
 
 WRONG = {
-    "BatchNorm": lambda w: parallel.fit(replace(PLAIN, model=models.mlp((64, 16, 10), norm="batch")), w),
-    "Dropout": lambda w: parallel.fit(replace(PLAIN, model=dropping_model), w),
-    "batch_size = 1": lambda w: parallel.fit(replace(PLAIN, data=replace(SHORT, train=(X[:33], Y[:33]))), w),
+    "BatchNorm": lambda w: parallel.fit_run(replace(PLAIN, model=models.mlp((64, 16, 10), norm="batch")), w),
+    "Dropout": lambda w: parallel.fit_run(replace(PLAIN, model=dropping_model), w),
+    "batch_size = 1": lambda w: parallel.fit_run(replace(PLAIN, data=replace(SHORT, train=(X[:33], Y[:33]))), w),
     "len(batch)": lambda w: parallel.shard([0], w),
-    "the sum of n": lambda w: parallel.weight(0, w),
-    "torch.distributed": lambda w: parallel.start().__enter__(),
+    "the sum of n": lambda w: parallel.loss_weight(0, w),
+    "torch.distributed": lambda w: parallel.rendezvous().__enter__(),
     "model = 'Sequential'": lambda w: noise.Distributed(mlp(), each=2),
     "backward passes": lambda w: noise.Distributed(DistributedDataParallel(mlp()), each=2).step(),
 }
@@ -360,8 +360,8 @@ def zeros(seed):
 
 
 COUNTS = Run(
-    data=data.Dataset("one at a time", False, EYE, EYE, EYE), model=zeros,
-    optimizer=optim.sgd(), lr=LR, batch_size=12, epochs=EPOCHS, loss=mean_output, device="cpu", evaluate=(), precision="float64",
+    data=data.Dataset("one at a time", False, EYE, EYE, EYE), model=zeros, optimizer=optim.sgd(), lr=LR,
+    batch_size=12, epochs=EPOCHS, loss=mean_output, precision="float64", device="cpu", evaluate=(),
 )  # fmt: skip
 LONG = replace(PLAIN, precision="float32", model=models.mlp((64, 16, 10), dropout=0.2), epochs=5, ema=0.9)  # 50 steps
 KEPT = {"counts": COUNTS, "long": LONG}
@@ -396,9 +396,9 @@ def train(name, folder, every=4, kills=()):
         rename(new, path)
 
     parallel._gradient, os.replace = mortal, torn
-    with parallel.start() as workers:
+    with parallel.rendezvous() as workers:
         try:
-            history = parallel.fit(KEPT[name], workers, folder=folder, every=every)
+            history = parallel.fit_run(KEPT[name], workers, folder=folder, every=every)
         except RuntimeError as gone:
             (folder / f"gone-{workers.rank}").write_text(str(gone))
             raise
@@ -461,7 +461,7 @@ def launch(job, size, *arguments, restarts=0, expect=None):
 
 def grouped(job):
     torch.set_num_threads(1)
-    with parallel.start() as workers:
+    with parallel.rendezvous() as workers:
         return JOBS[job](workers)
 
 

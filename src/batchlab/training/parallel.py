@@ -5,12 +5,12 @@ over the *batch*. Start the same script W times with ``torchrun --nproc-per-node
 
     import batchlab as bl
 
-    with bl.parallel.start() as workers:
-        history = bl.parallel.fit(run, workers, folder="kept", every=100)
+    with bl.parallel.rendezvous() as workers:
+        history = bl.parallel.fit_run(run, workers, folder="kept", every=100)
 
 In a loop of your own, wrap the model in ``torch.nn.parallel.DistributedDataParallel``, cut each batch with ``shard``,
-multiply its loss by ``weight``, and clip after the backward pass. Not the big batch's gradient, whatever the weights:
-BatchNorm over one shard, and dropout with masks of the worker's own.
+multiply its loss by ``loss_weight``, and clip after the backward pass. Not the big batch's gradient, whatever the
+weights: BatchNorm over one shard, and dropout with masks of the worker's own.
 """
 
 import os
@@ -64,21 +64,21 @@ class Workers:
 
 
 @contextmanager
-def start(backend=None, timeout=300):
+def rendezvous(backend=None, timeout=300):
     """Join the workers that torchrun started, and yield ``Workers``; without torchrun, a group of one.
 
     ``backend``: "nccl" (a GPU for each worker of this machine) or "gloo"; None takes nccl where there are enough GPUs.
     ``timeout`` (s): how long to wait for another worker before that is an error. Raises ValueError for another backend,
     nccl without a GPU for each, and where a group was started before.
 
-    >>> with start() as workers:
+    >>> with rendezvous() as workers:
     ...     workers.rank, workers.size
     (0, 1)
     """
     backend = backend if backend is None else one_of("backend", backend, BACKENDS)
     timeout = timedelta(seconds=number("timeout", timeout, above=0))
     if distributed.is_initialized():
-        fail("torch.distributed", "initialised", "one start() at a time, and no init_process_group before it")
+        fail("torch.distributed", "initialised", "one rendezvous() at a time, and no init_process_group before it")
     local, here = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     enough = torch.cuda.device_count() >= here
     if backend == "nccl" and not enough:
@@ -115,20 +115,20 @@ def shard(batch, workers):
     return batch[first : first + each + (workers.rank < more)]
 
 
-def weight(n, workers):
+def loss_weight(n, workers):
     """Return W n / sum of all n: times a worker's mean loss over its ``n`` terms, DDP's mean is that over all terms.
 
     ``n`` counts what the loss averages over: examples, or the tokens that are not padding. A worker may have none (and
     must then hand in a loss of zero, not a mean over nothing). Every worker must call it at the same step. Raises
     ValueError where all have none.
 
-    >>> with start() as workers:
-    ...     weight(3, workers)
+    >>> with rendezvous() as workers:
+    ...     loss_weight(3, workers)
     1.0
     """
     n = count("n", n, at_least=0)
     total = torch.tensor(float(n), dtype=torch.float64 if workers.device.type == "cpu" else None, device=workers.device)
-    _sum(total, "weight()")
+    _sum(total, "loss_weight()")
     if total == 0:
         fail("the sum of n", 0, "at least 1")
     return workers.size * n / float(total)
@@ -142,7 +142,7 @@ def outer_step(before, after, velocity, workers, lr=1.0, momentum=0.0):
     ``torch.optim.SGD`` has it. lr = 1 without momentum is the mean of the workers, local SGD (Stich, 2019); with AdamW
     inside, and 0.7 and 0.9, it is DiLoCo (Douillard et al., 2023). Nothing else is sent.
 
-    >>> with start() as workers:
+    >>> with rendezvous() as workers:
     ...     outer_step({"w": torch.ones(2)}, {"w": torch.zeros(2)}, None, workers)[0]
     {'w': tensor([0., 0.])}
     """
@@ -156,7 +156,7 @@ def outer_step(before, after, velocity, workers, lr=1.0, momentum=0.0):
     return {name: before[name] - lr * s for name, s in steps.items()}, velocity
 
 
-def fit(run, workers, folder=None, every=None):
+def fit_run(run, workers, folder=None, every=None):
     """Train ``run`` on all workers; each returns the ``History`` that ``batchlab.fit`` would, up to rounding.
 
     Every step takes the batch that one process would take, a ``shard`` a worker, and one sum over the workers of the
