@@ -260,15 +260,14 @@ run = bl.Run(data=data.mnist1d(200, val=50, test=50), model=models.mlp((40, 16, 
              batch_size=20, steps=30, device="cpu", evaluate=("train",))
 fresh = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
 
-def killed_at_17(seen):  # a schedule of the rate is called at every step
+def killed_at_17(seen, batch_size):  # a schedule of the rate is asked at every step, and only there
     if fresh and "kill" in sys.argv and seen == 340 and os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGKILL)
     return 1.0
 
-killed_at_17.__module__ = "__main__"
 from dataclasses import replace
 with bl.parallel.rendezvous() as workers:
-    history = bl.parallel.fit_run(replace(run, batch_schedule=killed_at_17), workers, folder=sys.argv[1], every=5)
+    history = bl.parallel.fit_run(replace(run, lr_schedule=killed_at_17), workers, folder=sys.argv[1], every=5)
     if workers.rank == 0:
         torch.save(history.parameters, sys.argv[1] + "/end.pt")
 """
