@@ -419,7 +419,8 @@ def kills(size, folder):
     part = replace(LONG, model=models.mlp((64, 16, 10)))  # without dropout, whose masks are the workers' own
     KEPT["other"], KILLS["other"] = part, (23,)
     alone = launch(train, size, "other", folder / "other alone")[0]
-    error = launch(train, size, "other", folder / "other", 4, (23,), expect="failure")
+    # with time for the other to say what it misses, before the agent ends it
+    error = launch(train, size, "other", folder / "other", 4, (23,), expect="failure", patience=3)
     found["error"] = error
     found["gone"] = [p.read_text() for p in (folder / "other").glob("gone-*")]
     more = launch(train, 5, "other", folder / "other")[0]
@@ -442,12 +443,12 @@ def vector(named):
     return torch.cat([p.reshape(-1) for p in named.values()])
 
 
-def launch(job, size, *arguments, restarts=0, expect=None):
+def launch(job, size, *arguments, restarts=0, expect=None, patience=0.05):
     """Let ``size`` workers do a job, as `torchrun --nproc-per-node=size --max-restarts=restarts` does, but forked."""
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=size, run_id="test", rdzv_backend="c10d",
         rdzv_endpoint="localhost:0", max_restarts=restarts, start_method="fork",
-        monitor_interval=0.05 if expect is None else 1.0,  # time for the others to say what they miss
+        monitor_interval=patience,
     )  # fmt: skip
     try:
         answers = elastic_launch(config, job)(*arguments)
