@@ -1,4 +1,5 @@
 from . import claims as claims
+from . import playground as playground
 from . import plot as plot
 from . import results as results
 from . import stats as stats
