@@ -14,6 +14,7 @@ from batchlab.advise._cost import knee_of, step_seconds
 from batchlab.advise._decide import CRITICAL, candidates, critical_batch, relative_times
 from batchlab.advise._measured import Branch, Look, RateRange
 from batchlab.stats import Interval
+from batchlab.theory import all_reduce
 
 TAU = 1e-4
 
@@ -207,6 +208,22 @@ def test_devices_are_priced_by_the_function_given():
     assert found[1][1] == pytest.approx(math.sqrt(4 * 32 * 512), rel=0.45)
     dear = decide(problem, devices=(4,), device_seconds=lambda compute, n: compute + 1e3 * TAU).devices[0]
     assert dear[1] > found[1][1] and dear[2] < 1  # a slow link: larger batches, and worse than one device
+
+
+def test_the_cost_model_of_theory_fits_in():
+    """One ring of four over a link: each size's time by hand, without overlap."""
+    problem, bits = measured(knee=32, noise=512), dict(size=4e6, latency=1e-5, bandwidth=1e9)
+
+    def cost(compute, n):
+        return all_reduce.step_seconds(compute, all_reduce.ring_seconds(workers=n, **bits), overlap=0)
+
+    _, size, times = decide(problem, devices=(4,), device_seconds=cost).devices[0]
+    link = 2 * 3 * (1e-5 + 4e6 / 4 / 1e9)
+    took = {b: (1 + 512 / b) * (TAU * (32 + b / 4) + link) for b in (2**k for k in range(2, 14))}
+    best = min(took.values())
+    assert took.get(size, best) <= 1.02 * best
+    alone = decide(problem).batch_size
+    assert times == pytest.approx((1 + 512 / alone) * TAU * (32 + alone) / best, rel=0.03)
 
 
 def test_nothing_larger_than_the_data_or_than_asked_for_is_advised():
