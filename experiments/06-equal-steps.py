@@ -15,7 +15,7 @@ SEEDS = range(1000, 1010)
 SIZES = (4, 8, 16, 32, 64)
 STEPS = {"images": 375, "text": 128}
 MIDDLE = {  # power of two around which the five rates lie, at each size
-    ("images", "momentum"): (-4, -3, -2, -1, -1),
+    ("images", "momentum"): (-3, -3, -2, -2, -1),
     ("text", "adamw"): (-7, -7, -7, -7, -7),
 }
 CELLS = tuple(MIDDLE)

@@ -5,7 +5,7 @@ Adam at a constant rate. "steps": updates to a loss of ``TARGET`` on windows tha
 at each batch size on the seeds of 07-critical-batch that choose, the steps are counted on ``COUNT``. "noise k/4": the
 noise scale of all 4,096 training windows after k quarters of the mean steps of batches of ``AT`` windows, on ``WATCH``;
 "norms k/4" that of the parameters of LayerNorm alone (there are 192), and so for the embeddings and for what is linear.
-A batch counts windows. Some three minutes on two idle cores.
+A batch counts windows. Some two minutes on two idle cores.
 """
 
 import math
@@ -17,12 +17,12 @@ from torch.nn.functional import cross_entropy
 import batchlab as bl
 from batchlab.outcomes import to_target
 
-COUNT, WATCH = range(1120, 1128), range(1136, 1140)
+COUNT, WATCH = range(1120, 1132), range(1140, 1144)
 SIZES, AT, QUARTERS, CHUNK = (2, 8, 32, 128), 32, 4, 256
 TARGET = 2.7
 # From trial runs on seed 0: the guessed rate top (1 - exp(-B / bend)), where tuning begins, and the steps expected,
 # few (1 + crit / B), which decide only how often to look (every 3 %) and when to give up (at three times).
-TOP, BEND, FEW, CRIT = 0.02, 8, 100, 20
+TOP, BEND, FEW, CRIT = 0.008, 5, 45, 11
 MODEL = bl.models.transformer(96, 32, width=32, depth=1)
 KINDS = {"LayerNorm": "norms", "Embedding": "embeddings", "Linear": "linear"}
 
