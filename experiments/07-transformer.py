@@ -1,11 +1,11 @@
-"""Does the noise scale of a small transformer predict its critical batch size: of all parameters, or of the norms alone?
+"""Does the noise scale of a small transformer predict its critical batch size: of all parameters, of the norms alone?
 
-A causal transformer of one block (20,000 parameters) on Python's manual, in windows of 32 tokens of one byte, trained by
-Adam at a constant rate. "steps": updates to a loss of ``TARGET`` on windows that are not trained on; the rate is tuned
-at each batch size on the seeds of 07-critical-batch that choose, the steps are counted on ``COUNT``. "noise k/4": the
-noise scale of all 4,096 training windows after k quarters of the mean steps of batches of ``AT`` windows, on ``WATCH``;
-"norms k/4" that of the parameters of LayerNorm alone (there are 192), and so for the embeddings and for what is linear.
-A batch counts windows. Some two minutes on two idle cores.
+A causal transformer of one block (20,032 parameters) on Python's manual, in windows of 32 tokens of one byte, trained
+by Adam at a constant rate. "steps": updates to a loss of ``TARGET`` on windows that are not trained on; the rate is
+tuned at each batch size on the seeds of 07-critical-batch that choose, the steps are counted on ``COUNT``. "noise k/4":
+the noise scale of all 4,096 training windows after k quarters of the mean steps of batches of ``AT`` windows, on
+``WATCH``; "norms k/4" that of the parameters of LayerNorm alone (there are 192), and so for the embeddings and for what
+is linear. A batch counts windows. Some two minutes on two idle cores.
 """
 
 import math
