@@ -1,0 +1,95 @@
+"""Does a batch that adapts itself beat fixed ones? Accuracy against updates, at equal examples, each at its best rate.
+
+MNIST-1D, 16,000 training examples, 64,000 seen, plain SGD, the rate falling along a cosine. "fixed": six sizes.
+"schedule": the batch grows up to sixteenfold along the inverse of the cosine, in place of it, from 16 and 64, written
+down beforehand. "noise": after each step the batch is set to a multiple (1, or a quarter) of the noise scale, measured
+in the run from the two halves of each batch. "norm": the norm test with threshold 1 (or 2): the batch is raised to that
+multiple and never lowered. Rates lie around those of chapter 6. Seeds 1000 to 1019. Some two minutes on two idle cores.
+"""
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import parameters_to_vector
+
+import batchlab as bl
+from batchlab.schedules import constant, cosine, follow, inverse, product
+
+SEEDS = range(1000, 1020)
+EXAMPLES, LAYERS = 64_000, (40, 100, 100, 10)
+FIXED, SCHEDULED, MULTIPLES = (16, 32, 64, 128, 256, 512), (16, 64), (0.25, 1.0)
+RATES = tuple(2.0**k for k in range(-3, 3))
+FIRST, LEAST, MOST, MEMORY = 16, 8, 1024, 0.95  # batch sizes; what an average over steps keeps each step
+
+
+def rows(seeds=SEEDS, arms=("fixed", "schedule", "noise", "norm"), rates=RATES, cache=None):
+    """One row an arm, setting (a batch size or a multiple), rate and seed: updates, how it ended; inf: diverged."""
+    tables = []
+    for arm in arms:
+        if arm in ("noise", "norm"):
+            todo = [(multiple, lr, seed) for multiple in MULTIPLES for lr in rates for seed in seeds]
+            once = joblib.delayed(adaptive)
+            ended = joblib.Parallel(n_jobs=-1)(once(*each, never_lower=arm == "norm") for each in todo)
+            tables.append(pd.DataFrame([ends for ends, _ in ended]).assign(arm=arm))
+            continue
+        for size in FIXED if arm == "fixed" else SCHEDULED:
+            run = bl.Run(
+                data=bl.data.mnist1d(16_000),
+                model=bl.models.mlp(LAYERS),
+                optimizer=bl.optim.sgd(),
+                lr=1.0,
+                batch_size=size,
+                examples=EXAMPLES,
+                batch_schedule=constant() if arm == "fixed" else inverse(cosine(EXAMPLES), 16),
+                lr_schedule=product(cosine(EXAMPLES), follow(1, base=size)),
+                evaluate=("val", "test"),
+                evaluate_every=EXAMPLES,
+                device="cpu",
+            )
+            here = [rate for rate in rates if rate <= 4 * min(size / 32, 2)]  # the others diverge
+            found = bl.outcomes.ends(bl.sweep(run, lr=here, seed=seeds, cache=cache))
+            tables.append(found.rename(columns={"batch_size": "setting", "step": "updates"}).assign(arm=arm))
+    keys, values = ["arm", "setting", "lr", "seed"], ["val_loss", "val_accuracy", "test_accuracy"]
+    return pd.concat(tables, ignore_index=True)[[*keys, "updates", *values]].round(dict.fromkeys(values, 5))
+
+
+def adaptive(multiple, lr, seed, never_lower=False):
+    """SGD whose batch follows its own noise: how it ended, and the batch sizes that it took, (examples seen, size)."""
+    torch.set_num_threads(1)
+    data = bl.data.mnist1d(16_000)
+    x, y = data.train
+    model = bl.models.build(bl.models.mlp(LAYERS), seed)
+    weights, falling = list(model.parameters()), cosine(EXAMPLES)
+    order = torch.from_numpy(np.concatenate([bl.data.epoch_order(len(x), seed, epoch) for epoch in range(4)]))
+    seen, size, noise, signal, took = 0, FIRST, 0.0, 0.0, []
+    while seen < EXAMPLES:
+        rows, rate = order[seen : seen + size], lr * falling(seen)
+        halves = []
+        for half in rows.tensor_split(2):
+            loss = cross_entropy(model(x[half]), y[half])
+            if not loss < 1e4:
+                lost = {"val_loss": np.inf, "val_accuracy": 0.0, "test_accuracy": 0.0}
+                return {"setting": multiple, "lr": lr, "seed": seed, "updates": len(took), **lost}, took
+            halves.append(parameters_to_vector(torch.autograd.grad(loss, weights)))
+        one, two = halves
+        step = rate * (one + two) / 2
+        with torch.no_grad():
+            for weight, change in zip(weights, step.split([w.numel() for w in weights]), strict=True):
+                weight -= change.view_as(weight)
+        took.append((seen, len(rows)))
+        seen += len(rows)
+        noise = MEMORY * noise + (1 - MEMORY) * float((one - two) @ (one - two)) * len(rows) / 4  # tr Sigma
+        signal = MEMORY * signal + (1 - MEMORY) * float(one @ two)  # |g|^2, without bias
+        if len(took) >= 20 and signal > 0:
+            wanted = multiple * noise / signal
+            size = round(min(max(wanted, size if never_lower else LEAST), MOST) / 2) * 2
+    with torch.no_grad():
+        val, test = ((model(x), y) for x, y in (data.val, data.test))
+    accuracy = {
+        f"{part}_accuracy": float((z.argmax(1) == y).float().mean())
+        for part, (z, y) in zip(("val", "test"), (val, test), strict=True)
+    }
+    ended = {"setting": multiple, "lr": lr, "seed": seed, "updates": len(took), "val_loss": float(cross_entropy(*val))}
+    return ended | accuracy, took
