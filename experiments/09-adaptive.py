@@ -7,6 +7,8 @@ in the run from the two halves of each batch. "norm": the norm test with thresho
 multiple and never lowered. Rates lie around those of chapter 6. Seeds 1000 to 1019. Some two minutes on two idle cores.
 """
 
+import math
+
 import joblib
 import numpy as np
 import pandas as pd
@@ -15,13 +17,14 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector
 
 import batchlab as bl
+from batchlab import data, models  # what `adaptive` takes to other processes; bl itself can't be pickled
 from batchlab.schedules import constant, cosine, follow, inverse, product
 
 SEEDS = range(1000, 1020)
 EXAMPLES, LAYERS = 64_000, (40, 100, 100, 10)
 FIXED, SCHEDULED, MULTIPLES = (16, 32, 64, 128, 256, 512), (16, 64), (0.25, 1.0)
 RATES = tuple(2.0**k for k in range(-3, 3))
-FIRST, LEAST, MOST, MEMORY = 16, 8, 1024, 0.95  # batch sizes; what an average over steps keeps each step
+FIRST, LEAST, MOST, MEMORY = 16, 8, 1024, 2000  # batch sizes, and the examples that the averages remember
 
 
 def rows(seeds=SEEDS, arms=("fixed", "schedule", "noise", "norm"), rates=RATES, cache=None):
@@ -58,11 +61,11 @@ def rows(seeds=SEEDS, arms=("fixed", "schedule", "noise", "norm"), rates=RATES, 
 def adaptive(multiple, lr, seed, never_lower=False):
     """SGD whose batch follows its own noise: how it ended, and the batch sizes that it took, (examples seen, size)."""
     torch.set_num_threads(1)
-    data = bl.data.mnist1d(16_000)
-    x, y = data.train
-    model = bl.models.build(bl.models.mlp(LAYERS), seed)
+    signals = data.mnist1d(16_000)
+    x, y = signals.train
+    model = models.build(models.mlp(LAYERS), seed)
     weights, falling = list(model.parameters()), cosine(EXAMPLES)
-    order = torch.from_numpy(np.concatenate([bl.data.epoch_order(len(x), seed, epoch) for epoch in range(4)]))
+    order = torch.from_numpy(np.concatenate([data.epoch_order(len(x), seed, epoch) for epoch in range(4)]))
     seen, size, noise, signal, took = 0, FIRST, 0.0, 0.0, []
     while seen < EXAMPLES:
         rows, rate = order[seen : seen + size], lr * falling(seen)
@@ -80,13 +83,14 @@ def adaptive(multiple, lr, seed, never_lower=False):
                 weight -= change.view_as(weight)
         took.append((seen, len(rows)))
         seen += len(rows)
-        noise = MEMORY * noise + (1 - MEMORY) * float((one - two) @ (one - two)) * len(rows) / 4  # tr Sigma
-        signal = MEMORY * signal + (1 - MEMORY) * float(one @ two)  # |g|^2, without bias
-        if len(took) >= 20 and signal > 0:
+        new = -math.expm1(-len(rows) / MEMORY)
+        noise += new * (float((one - two) @ (one - two)) * len(rows) / 4 - noise)  # tr Sigma
+        signal += new * (float(one @ two) - signal)  # |g|^2, without bias
+        if seen >= MEMORY / 2 and signal > 0:
             wanted = multiple * noise / signal
             size = round(min(max(wanted, size if never_lower else LEAST), MOST) / 2) * 2
     with torch.no_grad():
-        val, test = ((model(x), y) for x, y in (data.val, data.test))
+        val, test = ((model(x), y) for x, y in (signals.val, signals.test))
     accuracy = {
         f"{part}_accuracy": float((z.argmax(1) == y).float().mean())
         for part, (z, y) in zip(("val", "test"), (val, test), strict=True)
