@@ -1,4 +1,5 @@
 from . import claims as claims
+from . import playground as playground
 from . import plot as plot
 from . import results as results
 from . import stats as stats
@@ -17,6 +18,7 @@ from .theory import noisy_quadratic as noisy_quadratic
 from .training import data as data
 from .training import models as models
 from .training import optim as optim
+from .training import parallel as parallel
 from .training import schedules as schedules
 from .training.loop import History as History
 from .training.loop import fit as fit
