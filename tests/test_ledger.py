@@ -328,6 +328,19 @@ def test_every_claim_has_one_anchor_and_one_heading(claims):
         assert lines.count(f"{{#{claim}}}") == lines.count(f"### {claim}") == 1
 
 
+def test_more_evidence_is_a_section_of_another_chapter_and_the_page_leads_to_it(claims):
+    text, labels = page.page(CLAIMS, page.PAGE), {}
+    for path in (ROOT / "chapters").glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            labels |= dict.fromkeys(re.findall(r"^\(([a-z-]+)\)=$", cell.source, re.MULTILINE), path.stem)
+    assert {20, 24, 41, 42, 60} <= {claim.number for claim in claims.values() if claim.also}
+    for claim in claims.values():
+        entry = text.split(f"{{#{claim.id}}}")[1].split("\n{#")[0]
+        for label in claim.also:
+            assert labels[label] != claim.chapter and f"[](#{label})" in entry
+        assert ("More evidence" in entry) == bool(claim.also)
+
+
 @pytest.mark.site
 def test_the_built_page_has_every_anchor_and_shows_what_is_measured(site, claims, written):
     html = (site / "book" / "claims.html").read_text(encoding="utf-8")

@@ -152,6 +152,8 @@ def entry(claim, evidence, gone=()):
         notes.append(f"Protocol: {', '.join(claim.protocols)}.")
     if claim.sources:
         notes.append("See " + ", ".join(f"{{cite:t}}`{key}`" for key in claim.sources) + ".")
+    if claim.also:
+        notes.append("More evidence: " + ", ".join(f"[](#{label})" for label in claim.also) + ".")
     if gone:
         tests = ", ".join(f"{name.replace('_', ' ')} ({day})" for name, day in gone)
         notes.append(f"Registered and withdrawn since, for the reasons in the changelog: {tests}.")
