@@ -77,12 +77,12 @@ def signals():
     return bl.data.mnist1d(EXAMPLES)
 
 
-def ends(part, arm, optimizer, batch_size, lrs, seeds, cache, **given):
+def ends(part, arm, name, batch_size, lrs, seeds, cache, **given):
     run = bl.Run(
         **{
             "data": signals(),
             "model": bl.models.mlp((40, 100, 100, 10)),
-            "optimizer": getattr(bl.optim, optimizer)(),
+            "optimizer": getattr(bl.optim, name)(),
             "examples": TOTAL,
             "lr": 1.0,
             "batch_size": batch_size,
@@ -92,7 +92,7 @@ def ends(part, arm, optimizer, batch_size, lrs, seeds, cache, **given):
         }
     )
     found = bl.outcomes.ends(bl.sweep(run, lr=lrs, seed=seeds, cache=cache))
-    found = found.assign(part=part, arm=arm, optimizer=optimizer)
+    found = found.assign(part=part, arm=arm, optimizer=name)
     keys = ["part", "arm", "optimizer", "batch_size", "lr", "seed"]
     values = ["train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
     return found[keys + values].round(dict.fromkeys(values, 5))
