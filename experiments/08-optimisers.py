@@ -2,8 +2,8 @@
 
 Signals: an MLP on MNIST-1D (4,000 examples) to a training loss of 1.0. Text: the next letter of Python's manual from
 the three before (20,000 tokens, one-hot, 64 hidden units) to a training loss of 2.3; the losses are taken on 1,000 and
-500 of the training examples. At every size five rates a factor of two apart (seven at 512), nothing else tuned (LARS: two
-trust coefficients); steps are infinite where the target is not reached within two and a half times what was expected.
+500 of the training examples. At every size five rates a factor of two apart (seven at 512), nothing else tuned (LARS:
+two trust coefficients); steps are infinite where the target is not reached within 2.5 times what was expected.
 Rates and expected steps were placed by trial runs on seeds 0 and 1. ``rare_loss``: on reaching the target on text, the
 loss on the rarest tokens, a tenth of all. Muon is not in the C kernel: fewer sizes and seeds. Seeds 1300 to 1309. Some
 four minutes on two idle cores.
