@@ -267,6 +267,12 @@ PLAIN = "<p>" + "word " * 301 + "</p>"
             f'{PLAIN}<img decoding="async" height="2" loading="lazy" src="a.png" width="3"/>',
         ),
         ('<span class="n">f</span><span class="p">(</span><span class="mi">1</span>', 'f(<span class="mi">1</span>'),
+        (
+            '<div class="cell tag_playground"><figure><img src="b.png"/><figcaption>c</figcaption></figure></div>\n'
+            '<div class="playground"></div>',
+            '<div class="cell tag_playground"><figure><img decoding="async" src="b.png"/><div class="playground"></div>'
+            "<figcaption>c</figcaption></figure></div>\n",
+        ),
         ("<p>17 % of it</p><pre>17 % 3</pre>", "<p>17\u00a0% of it</p><pre>17 % 3</pre>"),
         ('<a class="headerlink" title="To it">#</a>', '<a aria-label="To it" class="headerlink" title="To it">#</a>'),
     ],

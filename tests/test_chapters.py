@@ -66,12 +66,20 @@ def written(tmp_path, *cells, setup=chapters.SETUP, normalise=chapters.normalise
     return path
 
 
+PLAYGROUND = ["playground", "nbval-ignore-output"]
+PIECE = v4.new_output(
+    "execute_result",
+    data={"image/png": "iVBORw0KGgo=", "text/plain": "descent()", chapters.STORED: {"piece": "descent"}},
+    execution_count=2,
+)
+
 GOOD = [
     [],
     [code(outputs=[output("≈ 3")])],
     [code(outputs=[output()], tags=TIMED)],
     [code(outputs=[output("12,345 examples/s")], tags=TIMED)],
     [code(outputs=[IMAGE], mystnb=ALT)],
+    [code("bl.playground.descent(lr=0.1)", outputs=[PIECE], tags=PLAYGROUND, mystnb=ALT)],
 ]
 
 
@@ -92,6 +100,12 @@ def test_a_good_chapter_has_no_faults(tmp_path, cells):
         (code(outputs=[output("loss 0.3")], tags=TIMED), "not a timing"),
         (code(outputs=[], tags=TIMED), "not a timing"),
         (code(outputs=[output(), IMAGE], tags=TIMED, mystnb=ALT), "not a timing"),
+        (code(tags=PLAYGROUND), "nothing but show one piece"),
+        (code("loss()", outputs=[PIECE], tags=PLAYGROUND, mystnb=ALT), "nothing but show one piece"),
+        (code("bl.playground.descent(lr=loss())", outputs=[PIECE], tags=PLAYGROUND, mystnb=ALT), "nothing but show"),
+        (code("bl.playground.descent()", outputs=[PIECE], tags=PLAYGROUND), "alt text"),
+        (code("bl.playground.descent()", outputs=[PIECE], mystnb=ALT), "nothing but show one piece"),
+        (code("bl.playground.descent()", outputs=[PIECE], tags=["playground"], mystnb=ALT), "only together"),
         (code(tags=["nbval-skip"]), "unknown tags"),
         (code(tags=["raises-exception"]), "unknown tags"),
         (code("# NBVAL_IGNORE_OUTPUT\n1"), "from being compared"),
@@ -124,6 +138,13 @@ def test_metadata_of_a_machine_is_found_and_normalised(tmp_path):
     notebook = chapters.normalised(nbformat.read(path, as_version=4))
     path.write_text(chapters.dumped(notebook), encoding="utf-8")
     assert chapters.faults(path) == []
+
+
+def test_what_only_a_kernel_can_show_is_not_stored():
+    moving = copy.deepcopy(PIECE)
+    moving.data[chapters.WIDGET] = {"model_id": "0"}
+    cell = chapters.normalised(v4.new_notebook(cells=[code(outputs=[moving])])).cells[0]
+    assert cell.outputs == [PIECE]
 
 
 def test_what_a_stream_printed_in_pieces_is_joined():

@@ -18,7 +18,7 @@ STUB = ROOT / "src" / "batchlab" / "__init__.pyi"
 HEAVY = {"torch", "numpy", "pandas", "scipy", "matplotlib", "sklearn", "joblib", "IPython"}
 PROMISED = [  # (short name, what it is)
     *[(name, f"batchlab.instruments.{name}") for name in ("curvature", "memory", "noise", "throughput")],
-    *[(name, f"batchlab.training.{name}") for name in ("data", "models", "optim", "schedules")],
+    *[(name, f"batchlab.training.{name}") for name in ("data", "models", "optim", "parallel", "schedules")],
     *[(name, f"batchlab.theory.{name}") for name in ("least_squares", "noisy_quadratic")],
     ("outcomes", "batchlab.engine.outcomes"),
 ]

@@ -102,9 +102,10 @@ SOUND = {
                 {"article": "001", "says": "Fire."},
             ],
             "settled_by": "01-gradient-descent",
+            "figures": ["fig-wet"],
         }
     ],
-    "chapters": {"01-gradient-descent": {"calls": ["water-is-wet"], "evidence": [EVIDENCE]}},
+    "chapters": {"01-gradient-descent": {"calls": ["water-is-wet"], "evidence": [EVIDENCE], "figures": ["fig-wet"]}},
 }
 
 
@@ -169,6 +170,7 @@ MEASURED = (*CHAPTER, "evidence", 0, "measured")
         (("contradictions", 0, "sides", 0, "claim"), "air-is-dry", "'which-is-wet': unknown claim 'air-is-dry'"),
         (("contradictions", 0, "sides"), lambda sides: sides[:1], "'which-is-wet': it takes two sides"),
         (("contradictions", 0, "settled_by"), "16-unwritten", "'which-is-wet': unknown chapter"),
+        (("contradictions", 0, "figures"), ["fig-dry"], "'which-is-wet': no chapter has a figure 'fig-dry'"),
         (("contradictions",), lambda entries: entries * 2, "'which-is-wet': this id stands twice"),
     ],
 )
@@ -213,7 +215,9 @@ def test_a_verdict_rests_on_registered_tests_of_both_halves_and_of_its_condition
     path = tmp_path / "claims.yml"
     path.write_text(yaml.safe_dump({"claims": [entry]}), encoding="utf-8")
     book.register(path, "2026-11-27")
-    found = book.faults(package.load(path), [], ["bottou2018"], {"01-gradient-descent": {"calls": [], "evidence": []}})
+    found = book.faults(
+        package.load(path), [], ["bottou2018"], {"01-gradient-descent": {"calls": [], "evidence": [], "figures": []}}
+    )
     rests = [fault for fault in found if "not checked" not in fault]
     assert [f"claim 'water-is-wet': {message}" in fault for fault in rests[:1]] == [True] * bool(message), found
 
@@ -291,6 +295,17 @@ def test_what_check_leaves_in_a_chapter_is_what_the_page_shows(measured_book, cl
     assert f"| {verdict} | {refuted} | 1 |" in text and "| all | 66 | 1 |" in text
 
 
+def test_a_contradiction_links_to_the_figures_that_settle_it(claims):
+    text = page.contradiction_table(
+        SOUND["contradictions"], {"water-is-wet": claims["large-b-bias"]}, {"01-gradient-descent": {}}
+    )
+    assert "Settled in [chapter 1](../chapters/01-gradient-descent.ipynb): see {numref}`fig-wet`." in text
+    bare = [{k: v for k, v in SOUND["contradictions"][0].items() if k != "figures"}]
+    assert "Settled in chapter 1, not written yet." in page.contradiction_table(
+        bare, {"water-is-wet": claims["large-b-bias"]}, {}
+    )
+
+
 def test_the_picture_of_the_ledger_has_a_square_for_every_claim_filled_where_it_is_measured(measured_book, claims):
     text = page.page("<!-- ledger: squares -->\n\n<!-- ledger: legend -->", "index", measured_book)
     articles = [claim.id for claim in claims.values() if not claim.own]
@@ -326,6 +341,19 @@ def test_every_claim_has_one_anchor_and_one_heading(claims):
     lines = page.page(CLAIMS, page.PAGE).splitlines()
     for claim in claims:
         assert lines.count(f"{{#{claim}}}") == lines.count(f"### {claim}") == 1
+
+
+def test_more_evidence_is_a_section_of_another_chapter_and_the_page_leads_to_it(claims):
+    text, labels = page.page(CLAIMS, page.PAGE), {}
+    for path in (ROOT / "chapters").glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            labels |= dict.fromkeys(re.findall(r"^\(([a-z-]+)\)=$", cell.source, re.MULTILINE), path.stem)
+    assert {20, 24, 41, 42, 60} <= {claim.number for claim in claims.values() if claim.also}
+    for claim in claims.values():
+        entry = text.split(f"{{#{claim.id}}}")[1].split("\n{#")[0]
+        for label in claim.also:
+            assert labels[label] != claim.chapter and f"[](#{label})" in entry
+        assert ("More evidence" in entry) == bool(claim.also)
 
 
 @pytest.mark.site

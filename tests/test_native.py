@@ -60,11 +60,14 @@ def rows_of(lane):
     batch_size=st.integers(1, 200),
     drop_last=st.booleans(),
     seed=st.integers(0, 2**40),
+    dropout=st.sampled_from([0.0, 0.3]),
 )
 def test_the_kernel_equals_fit(
-    widths, regression, between, optimizer, l1, ema, lr_schedule, batch_schedule, order, batch_size, drop_last, seed
-):
+    widths, regression, between, optimizer, l1, ema, lr_schedule, batch_schedule, order, batch_size, drop_last, seed,
+    dropout,
+):  # fmt: skip
     norm, activation = between
+    dropout = dropout if activation == "relu" else 0.0
     lr, steps = 0.005, 50
     if norm == "layer":  # of two numbers it is nearly their order: +1 and -1, and a jump where they cross
         widths = [max(8, width) for width in widths]
@@ -72,8 +75,9 @@ def test_the_kernel_equals_fit(
         lr_schedule = schedules.follow(0.5, base=200) if lr_schedule == SCHEDULES[-1] else lr_schedule
     dataset, inputs, outputs, loss = (LINE, 3, 1, "mse") if regression else (SIGNALS, 40, 10, "cross_entropy")
     run = Run(
-        data=dataset, model=models.mlp((inputs, *widths, outputs), activation=activation, norm=norm), loss=loss,
-        optimizer=optimizer, lr=lr, batch_size=batch_size, l1=l1, ema=ema, seed=seed,
+        data=dataset, loss=loss, optimizer=optimizer, lr=lr,
+        model=models.mlp((inputs, *widths, outputs), activation=activation, norm=norm, dropout=dropout),
+        batch_size=batch_size, l1=l1, ema=ema, seed=seed,
         lr_schedule=lr_schedule, batch_schedule=batch_schedule, order=order, drop_last=drop_last, steps=steps,
         device="cpu", evaluate=("train", "val"), evaluate_every=1000,
     )  # fmt: skip
@@ -181,13 +185,21 @@ def two_eps(seed):
     return nn.Sequential(nn.Linear(2, 3), first, nn.ReLU(), nn.Linear(3, 3), second, nn.ReLU(), nn.Linear(3, 2))
 
 
+def two_rates(seed):
+    drops = [models.Dropout(rate, seed, i) for i, rate in enumerate((0.1, 0.2))]
+    return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), drops[0], nn.Linear(3, 3), nn.ReLU(), drops[1], nn.Linear(3, 2))
+
+
 UNSUITABLE = {
     "batch norm": dict(model=models.mlp((2, 8, 2), norm="batch"), batch_size=20),
     "group norm": dict(model=models.mlp((2, 8, 2), norm="group")),
     "norm after": dict(model=lambda seed: nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 2))),
     "two eps": dict(model=two_eps),
     "no eps": dict(model=lambda seed: nn.Sequential(nn.Linear(2, 8), nn.LayerNorm(8, 0), nn.ReLU(), nn.Linear(8, 2))),
-    "dropout": dict(model=models.mlp((2, 8, 2), dropout=0.1)),
+    "dropout after tanh": dict(model=models.mlp((2, 8, 2), activation="tanh", dropout=0.1)),
+    "dropout in pieces": dict(model=models.mlp((2, 8, 2), dropout=0.1), batch_size=20, micro_batch=10),
+    "two rates of dropout": dict(model=two_rates),
+    "torch's dropout": dict(model=lambda s: nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Dropout(), nn.Linear(3, 2))),
     "no bias": dict(model=models.linear(2, 2, bias=False)),
     "17 layers": dict(model=models.mlp((2, *[3] * 16, 2))),
     "two activations": dict(model=mixed),
@@ -217,6 +229,18 @@ def test_a_layer_norm_of_torch_is_one_too():
 
     run = a_run(model=model, optimizer=optim.lars(trust=0.1, weight_decay=0.1))
     assert_equals_fit(a_lane(run), run, 3e-5)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.9])
+def test_dropout_drops_what_fit_drops(rate):
+    """Batches of more than a chunk, and a smaller last one; the same lane in two calls."""
+    model = models.mlp((40, 33, 17, 10), dropout=rate) if rate else lambda seed: without_rate(seed)
+    run = a_run("cnn", data=SIGNALS, model=model, optimizer=optim.momentum(), batch_size=150, epochs=4, lr=0.02)
+    assert_equals_fit(a_lane(run), run, 3e-5)
+
+
+def without_rate(seed):
+    return nn.Sequential(nn.Linear(40, 9), nn.ReLU(), models.Dropout(0.0, seed, 0), nn.Linear(9, 10))
 
 
 def test_the_deepest_network_that_suits_equals_fit():

@@ -22,6 +22,7 @@ ALL = [
     sc.follow(0.5, base=16),
     sc.stages(factors=(1, 0.5, 0.1), at=(100, 200)),
     sc.product(sc.warmup(total=50, start=0.1), sc.cosine(total=400)),
+    sc.inverse(sc.cosine(total=400), most=2),
 ]
 # the same curves, written as one formula a number
 EXPECTED = [
@@ -35,6 +36,7 @@ EXPECTED = [
     lambda e: 2.0,
     lambda e: 1.0 if e < 100 else 0.5 if e < 200 else 0.1,
     lambda e: (0.1 + 0.9 * min(e / 50, 1)) * (1 + math.cos(math.pi * min(e, 400) / 400)) / 2,
+    lambda e: min(2, 1 / max(1e-9, (1 + math.cos(math.pi * min(e, 400) / 400)) / 2)),
 ]
 CASES = list(zip(ALL, EXPECTED, strict=True))
 
@@ -64,6 +66,14 @@ def test_follow_needs_the_batch_size_and_obeys_the_exponent():
         sc.follow(1, base=32)(0)
 
 
+def test_inverse_and_follow_leave_the_rate_per_example_to_the_schedule():
+    falling, seen = sc.cosine(total=400), np.arange(0, 400)
+    size = 16 * sc.inverse(falling, most=8)(seen)
+    rate = sc.product(falling, sc.follow(1, base=16))(seen, size)
+    np.testing.assert_allclose(rate / size, falling(seen) / 16, rtol=1e-12)
+    assert size.max() == 128 and rate.max() == pytest.approx(1) and rate.min() < 0.01
+
+
 def test_inverse_time_is_the_robbins_monro_schedule():
     # the sum of c/(c + t) grows like c ln(T), the sum of its squares stays below c^2 / (c - 1)
     t = np.arange(1_000_000)
@@ -91,6 +101,8 @@ def test_inverse_time_is_the_robbins_monro_schedule():
         lambda: sc.follow(1, base=0),
         lambda: sc.stages(factors=(1, 2), at=(10, 20)),
         lambda: sc.stages(factors=(1, 0), at=(10,)),
+        lambda: sc.inverse(3, most=8),
+        lambda: sc.inverse(sc.cosine(10), most=0),
         lambda: sc.product(sc.constant(), 3),
     ],
 )

@@ -51,9 +51,11 @@ KERNEL = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-TAGS = {"hide-input", "hide-output", "remove-input", "timing", "nbval-ignore-output"}
+TAGS = {"hide-input", "hide-output", "remove-input", "timing", "playground", "nbval-ignore-output"}
 KEPT = ("tags", "mystnb")  # metadata of a cell that means something to this book
 IGNORING = re.compile(r"(NBVAL_|PYTEST_VALIDATE_)")
+WIDGET = "application/vnd.jupyter.widget-view+json"  # means nothing without the kernel that made it
+PIECE, STORED = re.compile(r"bl\.playground\.\w+\([^()]*\)"), "application/vnd.batchlab.playground+json"
 TIMING = re.compile(r"\d\s*(ns|µs|ms|s|min|seconds|examples/s|steps/s|%)(?!\w)")
 
 
@@ -78,6 +80,7 @@ def normalised(notebook):
         for output in cell.get("outputs", []):
             if "metadata" in output:
                 output.metadata = {k: v for k, v in output.metadata.items() if k == "batchlab"}  # the claims' evidence
+            output.get("data", {}).pop(WIDGET, None)
     return notebook
 
 
@@ -138,10 +141,14 @@ def _cell_faults(cell):
         else:
             text += output.data.get("text/plain", "")
             images += any(kind.startswith("image/") for kind in output.data)
-    if ("nbval-ignore-output" in tags) != ("timing" in tags):
-        yield "tags `timing` and `nbval-ignore-output` stand only together"
+    if ("nbval-ignore-output" in tags) != bool(tags & {"timing", "playground"}):
+        yield "the tag `nbval-ignore-output` stands with `timing` or `playground`, they with it, and only together"
     if "timing" in tags and (images or not TIMING.search(text)):
         yield "tagged `timing`, but its output is not a timing"
+    pieces = [output for output in cell.outputs if STORED in output.get("data", {})]
+    alone = len(pieces) == len(cell.outputs) == 1 and PIECE.fullmatch(cell.source)
+    if ("playground" in tags) != bool(pieces) or (pieces and not alone):
+        yield "the tag `playground` is for a cell that does nothing but show one piece, and such a cell has it"
     alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
     if images > 1:
         yield f"it shows {images} images: expected one, since alt text belongs to the cell"

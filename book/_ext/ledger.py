@@ -43,7 +43,7 @@ CALL = re.compile(r"""claims\.check\(\s*["']([^"']+)["']""")
 
 
 def contradictions(path):
-    """Return the ledger's list of contradictions: {id, question, sides: [{article, says, claim?}], settled_by}."""
+    """Return the contradictions: [{id, question, sides: [{article, says, claim?}], settled_by, figures?}, ...]."""
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))["contradictions"]
 
 
@@ -56,8 +56,8 @@ def chapters(directory):
     """Return what each executed chapter in ``directory`` says of the ledger.
 
     Returns:
-        {slug: {"calls": [claim id, ...], "evidence": [{"claim", "measured", "note"}, ...]}}: the claims that its code
-        checks, and the evidence that its outputs hold.
+        {slug: {"calls": [claim id, ...], "evidence": [{"claim", "measured", "note"}, ...], "figures": [name, ...]}}:
+        the claims that its code checks, the evidence that its outputs hold, and what its figures are called.
     """
     found = {}
     for path in sorted(Path(directory).glob("*.ipynb")):
@@ -66,6 +66,7 @@ def chapters(directory):
         found[path.stem] = {
             "calls": [claim for cell in cells for claim in CALL.findall(cell.source)],
             "evidence": [o.metadata["batchlab"] for o in outputs if "batchlab" in o.get("metadata", {})],
+            "figures": [c.metadata.mystnb.figure.name for c in cells if "figure" in c.metadata.get("mystnb", {})],
         }
     return found
 
@@ -81,7 +82,7 @@ def faults(claims, contradictions, keys, chapters):
     """
     return [
         *_faults_of_claims(claims, keys),
-        *_faults_of_contradictions(contradictions, claims),
+        *_faults_of_contradictions(contradictions, claims, chapters),
         *_faults_of_chapters(chapters, claims),
     ]
 
@@ -124,8 +125,8 @@ def _kinds(statistics):
     return " and ".join(sorted({{"identity": "identities", "finding": "findings"}[s.kind] for s in statistics}))
 
 
-def _faults_of_contradictions(contradictions, claims):
-    seen = set()
+def _faults_of_contradictions(contradictions, claims, chapters):
+    seen, drawn = set(), {name for chapter in chapters.values() for name in chapter["figures"]}
     for entry in contradictions:
         name = f"contradiction {entry['id']!r}"
         if entry["id"] in seen:
@@ -135,6 +136,9 @@ def _faults_of_contradictions(contradictions, claims):
             yield f"{name}: unknown chapter {entry['settled_by']!r}"
         if len(entry["sides"]) < 2:
             yield f"{name}: it takes two sides to contradict"
+        for figure in entry.get("figures", ()):
+            if figure not in drawn:
+                yield f"{name}: no chapter has a figure {figure!r}"
         for side in entry["sides"]:
             if side.get("claim", next(iter(claims))) not in claims:
                 yield f"{name}: unknown claim {side['claim']!r}"

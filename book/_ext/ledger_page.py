@@ -91,13 +91,15 @@ def kinds(claims, evidence):
 
 
 def contradiction_table(entries, claims, chapters):
-    """Return the table of contradictions, one row a question."""
+    """Return the table of contradictions, one row a question, with links to the figures that settle it."""
     lines = ["::::{list-table}", ":header-rows: 1", ":widths: 30 70", ":class: ledger-contradictions", ""]
     lines += ["* - The question", "  - What the articles say, and the verdict"]
     for entry in entries:
         settled = _link(entry["settled_by"], f"chapter {int(entry['settled_by'][:2])}", chapters)
-        later = "" if entry["settled_by"] in chapters else ", not written yet"
-        lines += [f"* - {_plain(entry['question'])}", "", f"    Settled in {settled}{later}.", "", "  -"]
+        settled += "" if entry["settled_by"] in chapters else ", not written yet"
+        shown = " and ".join(f"{{numref}}`{figure}`" for figure in entry.get("figures", ()))
+        settled += f": see {shown}" if shown else ""
+        lines += [f"* - {_plain(entry['question'])}", "", f"    Settled in {settled}.", "", "  -"]
         for side in entry["sides"]:
             says = f"{side['article']}: {_plain(side['says'])}"
             if "claim" in side:
@@ -152,6 +154,8 @@ def entry(claim, evidence, gone=()):
         notes.append(f"Protocol: {', '.join(claim.protocols)}.")
     if claim.sources:
         notes.append("See " + ", ".join(f"{{cite:t}}`{key}`" for key in claim.sources) + ".")
+    if claim.also:
+        notes.append("More evidence: " + ", ".join(f"[](#{label})" for label in claim.also) + ".")
     if gone:
         tests = ", ".join(f"{name.replace('_', ' ')} ({day})" for name, day in gone)
         notes.append(f"Registered and withdrawn since, for the reasons in the changelog: {tests}.")

@@ -75,6 +75,12 @@ def pictures_keep_their_place(text, sizes):
             words += len(node.split())
 
 
+def pieces_stand_in_their_figures(text):
+    """A piece of the playground comes after the plain figure that it replaces: it goes above that figure's caption."""
+    for place in text.select(".tag_playground + .playground"):
+        place.find_previous("figcaption").insert_before(place)
+
+
 def percents_keep_their_number(text):
     """On a telephone "17 %" would be torn in two at the end of a line: the space between them must not break."""
     for string in text.find_all(string=PERCENT):
@@ -96,5 +102,6 @@ def mended(html, sizes=lambda name: None):
     tables_scroll_alone(text)
     folds_need_no_script(text)
     percents_keep_their_number(text)
+    pieces_stand_in_their_figures(text)
     pictures_keep_their_place(text, sizes)
     return text

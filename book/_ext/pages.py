@@ -15,6 +15,7 @@ from PIL import Image
 import lookup
 import mends
 import terms
+from batchlab.playground._piece import style as playground
 
 BOOK = Path(__file__).resolve().parents[1]
 FRONT_PICTURE = "_static/question.png"
@@ -23,8 +24,8 @@ COLOURS = 192  # in a figure: the eye sees no difference, and the file is a thir
 
 
 def style():
-    """Return the book's one style sheet: the files of book/_style in order, without comments and indentation."""
-    css = "".join(path.read_text(encoding="utf-8") for path in sorted((BOOK / "_style").glob("*.css")))
+    """Return the one style sheet, book/_style in order and the playground's, without comments and indentation."""
+    css = "".join(path.read_text(encoding="utf-8") for path in sorted((BOOK / "_style").glob("*.css"))) + playground()
     return re.sub(r"\n\s*", "\n", re.sub(r"/\*.*?\*/", "", css, flags=re.DOTALL)).strip() + "\n"
 
 

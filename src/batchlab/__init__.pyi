@@ -1,8 +1,11 @@
 from . import claims as claims
+from . import playground as playground
 from . import plot as plot
 from . import results as results
 from . import stats as stats
 from . import theory as theory
+from .advise import Report as Report
+from .advise import advise as advise
 from .engine import outcomes as outcomes
 from .engine.branch import BranchTest as BranchTest
 from .engine.branch import branch_test as branch_test
@@ -11,12 +14,14 @@ from .instruments import curvature as curvature
 from .instruments import memory as memory
 from .instruments import noise as noise
 from .instruments import throughput as throughput
+from .problem import Problem as Problem
 from .rescale import rescale as rescale
 from .theory import least_squares as least_squares
 from .theory import noisy_quadratic as noisy_quadratic
 from .training import data as data
 from .training import models as models
 from .training import optim as optim
+from .training import parallel as parallel
 from .training import schedules as schedules
 from .training.loop import History as History
 from .training.loop import fit as fit

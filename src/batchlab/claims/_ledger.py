@@ -73,6 +73,7 @@ class Claim:
     statistics: tuple[Statistic, ...]
     may: bool = False  # the sentence says that something may happen: one honest protocol that shows it is enough
     conditions: tuple[str, ...] = ()  # of a "holds, if": what it depends on, each in the words of `because`
+    also: tuple[str, ...] = ()  # labels of sections in other chapters whose measurements bear on it
 
     @property
     def own(self):
@@ -150,7 +151,7 @@ def _digest(claim, protocols, statistic):
 
 def _claim(entry, days):
     where = f"claim {entry.get('id')!r}"
-    missing, unknown = FIELDS - entry.keys(), entry.keys() - FIELDS - {"test", "may", "if"}
+    missing, unknown = FIELDS - entry.keys(), entry.keys() - FIELDS - {"test", "may", "if", "also"}
     if missing or unknown:
         raise ValueError(f"{where}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}")
     _check.one_of(f"{where}: verdict", entry["verdict"], list(VERDICTS))
@@ -179,6 +180,7 @@ def _claim(entry, days):
         statistics=tuple(_dated(where, entry["id"], protocols, s, days) for s in statistics),
         may=entry.get("may", False),
         conditions=tuple(entry.get("if", ())),
+        also=tuple(entry.get("also", ())),
     )
 
 

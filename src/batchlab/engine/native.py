@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from threading import Lock
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,9 +27,9 @@ MAX_LAYERS = 16
 def suits(run):
     """Whether the kernel computes what ``run`` asks for. A missing compiler is another matter: see ``library``.
 
-    It trains float32 networks of linear layers, with ReLU or tanh between each two and layer normalization before that
-    or not, on flat float32 inputs, under cross-entropy or the squared error; with every optimizer of ``optim``,
-    schedule, order, ``l1`` and ``ema``.
+    It trains float32 networks of linear layers, with ReLU or tanh between each two, layer normalization before that or
+    not, dropout after every ReLU or none, on flat float32 inputs, under cross-entropy or the squared error; with every
+    optimizer of ``optim``, schedule, order, ``l1`` and ``ema``.
 
     >>> from batchlab import Run, data, models, optim
     >>> run = dict(data=data.digits(), lr=0.1, batch_size=8, epochs=1, device="cpu", optimizer=optim.adam())
@@ -36,6 +37,7 @@ def suits(run):
     [True, False]
     """
     x, y = run.data.train
+    layers = _layers(models.build(run.model, run.seed))
     return (
         step.device_of(run).type == "cpu"
         and run.precision == "float32"
@@ -44,25 +46,39 @@ def suits(run):
         and x.ndim == 2
         and x.dtype == torch.float32
         and y.ndim == (1 if run.data.classes else 2)
-        and _layers(models.build(run.model, run.seed)) is not None
+        and layers is not None
+        and (run.micro_batch is None or not layers.dropouts)  # each piece has a mask of its own
     )
 
 
+class _Layers(NamedTuple):
+    """Linear layers; layer norms after all but the last, or none; whether tanh follows; dropouts, or none."""
+
+    linear: list
+    norms: list
+    is_tanh: bool
+    dropouts: list
+
+
 def _layers(model):
-    """(linear layers, layer norms after all but the last, whether tanh follows) of a model that suits, else None."""
+    """The ``_Layers`` of a model that suits, else None."""
     if type(model) is not nn.Sequential or any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
         return None
     linear = [m for m in model if type(m) is nn.Linear and m.bias is not None]
     norms = [m for m in model if _is_layer_norm(m)]
     activations = [m for m in model if type(m) in (nn.ReLU, nn.Tanh)]
-    hidden = zip(linear, *([norms] if norms else []), activations, strict=False)
+    dropouts = [m for m in model if type(m) is models.Dropout]
+    hidden = zip(linear, *([norms] if norms else []), activations, *([dropouts] if dropouts else []), strict=False)
     if [*(m for each in hidden for m in each), *linear[-1:]] != list(model) or not 0 < len(linear) <= MAX_LAYERS:
         return None
     if len({type(m) for m in activations}) > 1 or len({m.eps for m in norms}) > 1:
         return None
     if len(list(model.parameters())) < 2 * (len(linear) + len(norms)):  # a weight shared between layers
         return None
-    return linear, norms, nn.Tanh in map(type, activations)
+    is_tanh = nn.Tanh in map(type, activations)
+    if len({m.rate for m in dropouts}) > 1 or (dropouts and is_tanh):  # whose slope is not that of what is left
+        return None
+    return _Layers(linear, norms, is_tanh, dropouts)
 
 
 def _is_layer_norm(m):
@@ -125,7 +141,8 @@ class _Network(ctypes.Structure):  # Lane, in network.c
     _fields_ = [
         ("layers", ctypes.c_int), ("is_tanh", ctypes.c_int), ("norm_eps", ctypes.c_float),
         ("sizes", ctypes.POINTER(ctypes.c_int)), ("w", _pointers), ("m", _pointers), ("v", _pointers),
-        ("average", _pointers), ("scratch", _pointer), ("step", ctypes.c_int64),
+        ("average", _pointers), ("scratch", _pointer), ("step", ctypes.c_int64), ("draw", _pointer),
+        ("rate", ctypes.c_double),
     ]  # fmt: skip
 
 
@@ -147,7 +164,7 @@ def _network(run, model):
     """A run's weights as the kernel wants them: per layer (inputs + 1, outputs rounded up to whole vectors), of the
     last layer the other way round; then per norm (2, outputs rounded up), gains and shifts. What its optimizer
     remembers starts from zero, the average from the weights."""
-    lib, (layers, norms, is_tanh) = library(), _layers(model)
+    lib, (layers, norms, is_tanh, dropouts) = library(), _layers(model)
     sizes = (layers[0].in_features, *(layer.out_features for layer in layers))
     sizes, vector, matrices, weights = (ctypes.c_int * len(sizes))(*sizes), lib.vector_length(), [], []
     for layer in layers:
@@ -163,8 +180,11 @@ def _network(run, model):
             average[:] = w
     scratch = _aligned(lib.scratch_floats(len(layers), bool(norms), sizes))
     places = {name: _addresses(kept.get(name, weights)) for name in ("w", "m", "v", "average")}
+    draw = np.array([m.dropout_draw.item() for m in dropouts], np.int64)
+    if dropouts:
+        places |= {"draw": _address(draw), "rate": dropouts[0].rate}
     network = _Network(len(layers), is_tanh, norms[0].eps if norms else 0.0, sizes, scratch=_address(scratch), **places)
-    return _holding(network, weights, kept, scratch)
+    return _holding(network, weights, kept, scratch, draw)
 
 
 def _holding(structure, *arrays):

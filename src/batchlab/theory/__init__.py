@@ -20,6 +20,7 @@ from batchlab.theory.laws import (
 
 __all__ = [
     "adam_variance",
+    "all_reduce",
     "article_004_progress",
     "gd_max_lr",
     "gd_risk",
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 # Not imported above: a thread that imports theory.noisy_quadratic waits for this file, which must not wait for it.
-__getattr__ = lazy_loader.attach(__name__, submodules=["least_squares", "noisy_quadratic"])[0]
+__getattr__ = lazy_loader.attach(__name__, submodules=["all_reduce", "least_squares", "noisy_quadratic"])[0]
 
 
 def __dir__():

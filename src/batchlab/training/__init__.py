@@ -3,5 +3,5 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submodules=["check", "data", "dataset", "loop", "models", "optim", "run", "schedules", "step"]
+    __name__, submodules=["check", "data", "dataset", "loop", "models", "optim", "parallel", "run", "schedules", "step"]
 )

@@ -9,6 +9,7 @@ Counting examples rather than steps or epochs lets one schedule serve every batc
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -176,6 +177,31 @@ class stages:
         for before, after, bound in zip(self.factors[:-1], self.factors[1:], self.at, strict=True):
             value = value + (after - before) * _passed(examples, bound)
         return value
+
+
+@dataclass(frozen=True)
+class inverse:
+    """Multiply by 1 / ``schedule``, at most ``most``: a batch that grows where a rate would fall (Smith et al. 2018).
+
+    As the batch schedule beside ``lr_schedule=product(schedule, follow(1, base=B))``, with B the run's batch size: the
+    rate per example falls as ``schedule`` says, by a larger batch until that is ``most`` times as large, by a lower
+    rate from there on. With ``follow(0.5, base=B)`` it is Seesaw (Meterez et al. 2025), for Adam.
+
+    >>> grow = inverse(cosine(total=1000), most=16)
+    >>> grow(0), grow(500), grow(1000)
+    (1.0, 2.0, 16.0)
+    """
+
+    schedule: Callable
+    most: float
+
+    def __post_init__(self):
+        if not callable(self.schedule):
+            fail("schedule", self.schedule, "a function of the examples seen and the batch size")
+        number("most", self.most, above=0)
+
+    def __call__(self, examples, batch_size=None):
+        return 1.0 / _at_least(self.schedule(examples, batch_size), 1 / self.most)
 
 
 @dataclass(frozen=True, repr=False)

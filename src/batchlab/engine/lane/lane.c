@@ -31,14 +31,17 @@ int train(Lane *lane, const Data *data, const Settings *settings, const int32_t 
           const float *lr, double loss_bound, double *losses) {
     Net net;
     lay_out(&net, lane, lane->w);
+    net.draw = lane->draw;
     FLUSH_DENORMALS();
     int s = 0, diverged = 0;
     for (; s < steps; s++) {
         const Rule rule = rule_at(settings, lr[s], lane->step + 1);
         const int64_t from = start[s], to = start[s + 1];
         double loss = 0;
+        net.pass = lane->step + 1;
         for (int64_t at = from; at < to && !diverged; at += CHUNK) {
             const int n = to - at < CHUNK ? (int)(to - at) : CHUNK, final = at + n == to;
+            net.place = at - from;
             choose(&net, n, order, at, data);
             forward(&net, n);
             loss += loss_and_signal(&net, n, data->label != NULL, 1.0f / (to - from));

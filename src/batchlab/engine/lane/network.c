@@ -4,14 +4,15 @@
  * ends in a constant 1) and `out` columns rounded up to whole vectors; the padding is zero and stays zero. The last
  * layer is narrow, and rounding ten classes up to a vector of sixteen would waste six: it is stored the other way
  * round, a row an output, and its outputs are (outputs, examples), so that a vector holds one class of many examples.
- * After each hidden layer there may be layer normalization, and then the activation, ReLU or tanh.
+ * After each hidden layer there may be layer normalization, and then the activation, ReLU or tanh; after ReLU, dropout.
  */
 enum { MAX_LAYERS = 16 };
 
 /* One lane, as Python hands it over. sizes: inputs, hidden widths, outputs (layers + 1 numbers). w, m, v, average: per
  * layer (sizes[l] + 1, padded outputs), of the last layer (outputs, padded sizes[l] + 1); then, if norm_eps > 0, per
  * hidden layer its gains and shifts (2, padded outputs). What the rule does not keep is w. scratch:
- * scratch_floats() floats, zero when first used. step: steps made so far. */
+ * scratch_floats() floats, zero when first used. step: steps made so far. draw: per hidden layer, where its dropout of
+ * the share `rate` began to count its masks; or NULL. */
 typedef struct {
     int layers, is_tanh;
     float norm_eps;
@@ -19,6 +20,8 @@ typedef struct {
     float *const *w, *const *m, *const *v, *const *average;
     float *scratch;
     int64_t step;
+    const int64_t *draw;
+    double rate;
 } Lane;
 
 /* x: rows of sizes[0] + 1 floats, the last 1. label: the class of each; or NULL, and then target: rows of outputs. */
@@ -44,6 +47,9 @@ typedef struct {
     const float **z_row, **weight_row;           /* of the last layer */
     int32_t label[CHUNK];
     int ld[MAX_LAYERS];                          /* row length of h and d */
+    const int64_t *draw;                         /* NULL: no dropout now. Else as in Lane; */
+    double rate;
+    int64_t pass, place;                         /* forward passes so far, this one too; the chunk's place in its batch */
     float *scratch;
     long used;
 } Net;
@@ -65,6 +71,7 @@ static void lay_out(Net *net, const Lane *lane, float *const *weight) {
     const int layers = lane->layers, last = layers - 1, *sizes = lane->sizes;
     net->layers = layers, net->sizes = sizes, net->outputs = sizes[layers], net->is_tanh = lane->is_tanh;
     net->norm_eps = lane->norm_eps, net->weight = weight, net->scratch = lane->scratch, net->used = 0;
+    net->draw = NULL, net->rate = lane->rate;
     for (int l = 0; l < layers; l++) {
         net->ld[l] = padded(sizes[l]) + VL; /* room for the constant 1 */
         net->h[l] = room(net, l || !last ? CHUNK * net->ld[l] : 0);
@@ -111,6 +118,25 @@ static void activate(int is_tanh, int n, int length, float *h, int ld) {
             else AT(h + j) = KEEP_IF(~(AT(h + j) < zero), AT(h + j)); /* NaN passes: divergence must show */
 }
 
+/* SplitMix64's finaliser, and the mask that it makes of a layer's count and an entry's place, as layers.Dropout has it.
+ * A dropped entry is 0, so the slope of ReLU stops its signal too; the others' signals are divided as they were. */
+static uint64_t mix(uint64_t z) {
+    z += 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+static void drop(const Net *net, int l, int n) {
+    const int width = net->sizes[l];
+    const uint64_t count = mix((uint64_t)(net->draw[l - 1] + net->pass)), least = (uint64_t)(net->rate * 0x1p53);
+    const float kept = 1 - net->rate;
+    for (int b = 0; b < n; b++) {
+        float *h = net->h[l] + b * net->ld[l];
+        const uint64_t first = count + (uint64_t)(net->place + b) * width;
+        for (int j = 0; j < width; j++) h[j] = mix(first + j) >> 11 >= least ? h[j] / kept : 0;
+    }
+}
+
 /* The outputs of the chosen examples, into z: (outputs, CHUNK). ReLU is part of its product, unless a norm is there. */
 static void forward(Net *net, int n) {
     const int last = net->layers - 1, in = net->sizes[last];
@@ -124,6 +150,7 @@ static void forward(Net *net, int n) {
             net->scale[l + 1][b] = normalize(out, length, net->norm_eps, net->weight[net->layers + l], h + b * ld,
                                              net->unit[l + 1] + b * ld);
         if (apart) activate(net->is_tanh, n, length, h, ld);
+        if (net->draw) drop(net, l + 1, n);
         for (int b = 0; b < n && length > out; b++) h[b * ld + out] = 1; /* the padding held it */
     }
     transpose(n, in, net->h[last], net->ld[last], net->across, CHUNK);
@@ -177,6 +204,8 @@ static void send_back(Net *net, int l, int n, int first) {
     }
     if (net->is_tanh || rows) slope(net->is_tanh, n, padded(in), d, h, ld);
     for (int b = 0; last && b < n && padded(in) > in; b++) d[b * ld + in] = 0; /* the constant sends no signal */
+    for (int b = 0; net->draw && b < n; b++)
+        for (int i = b * ld; i < b * ld + padded(in); i += VL) AT(d + i) /= (float)(1 - net->rate);
 }
 
 /* The gradient of the last layer, added up, or into the update. Where the bias would stand alone in a vector, it is

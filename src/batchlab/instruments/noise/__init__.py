@@ -16,6 +16,7 @@ Where the data cannot tell G from zero, the upper end of a noise scale's interva
 """
 
 from batchlab.instruments.noise._accumulation import Accumulation
+from batchlab.instruments.noise._distributed import Distributed
 from batchlab.instruments.noise._gradients import batch_gradients, cosine_to_full, per_example_gradients
 from batchlab.instruments.noise._layers import by_layer
 from batchlab.instruments.noise._pairs import norm_pair, two_batch
@@ -24,6 +25,7 @@ from batchlab.instruments.noise._scales import NoiseScale, noise_scale
 __all__ = [
     "Accumulation",
     "NoiseScale",
+    "Distributed",
     "batch_gradients",
     "by_layer",
     "cosine_to_full",
