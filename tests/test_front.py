@@ -95,6 +95,21 @@ def test_four_fifths_of_the_loss_were_noise(evidence):
     assert evidence["sgd-no-global", "digits_cut"] == pytest.approx(1 / 5, abs=0.03)
 
 
+def test_which_batch_makes_the_better_model(evidence):
+    epochs, steps = said("index.md", r"beat 128 by ([\d.]+) points or more, after as many steps by ([\d.]+) at most")
+    assert epochs == round(100 * evidence["small-b-generalises", "gap_own_rates"], 1)
+    assert steps == round(100 * evidence["small-b-generalises", "gap_same_steps"], 1)
+
+
+def test_every_question_has_an_answer_with_a_link():
+    """Fourteen of the articles and the ten that people ask most; what was not measured says so."""
+    text = (ROOT / "book" / "faq.md").read_text(encoding="utf-8")
+    parts = [re.split(r"^### ", part, flags=re.MULTILINE)[1:] for part in text.split("\n## ")[1:]]
+    assert [len(part) for part in parts] == [14, 10]
+    for answer in parts[0] + parts[1]:
+        assert re.search(r"\]\([#\w]|not measured|measured nothing", answer), answer[:60]
+
+
 def test_the_pages_speak_of_as_many_claims_and_cases_as_there_are(times):
     for text in PAGES.values():
         assert re.search(r"\b66\b", text) and re.search(r"\b45 cases\b", text) and len(times) == 45
