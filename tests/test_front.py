@@ -96,7 +96,7 @@ def test_four_fifths_of_the_loss_were_noise(evidence):
 
 
 def test_which_batch_makes_the_better_model(evidence):
-    epochs, steps = said("index.md", r"beat 128 by ([\d.]+) points or more, after as many steps by ([\d.]+) at most")
+    epochs, steps = said("index.md", r"beat 128 by ([\d.]+) points or more, after 1,024 steps each by ([\d.]+) at most")
     assert epochs == round(100 * evidence["small-b-generalises", "gap_own_rates"], 1)
     assert steps == round(100 * evidence["small-b-generalises", "gap_same_steps"], 1)
 
