@@ -37,6 +37,7 @@ CHAPTERS = {
     "15-choosing-a-batch-size": "Choosing a batch size",
 }
 CALL = re.compile(r"""claims\.check\(\s*["']([^"']+)["']""")
+LABEL = re.compile(r"^\(([\w-]+)\)=$", re.MULTILINE)
 
 
 # ---- what the repository holds
@@ -56,17 +57,21 @@ def chapters(directory):
     """Return what each executed chapter in ``directory`` says of the ledger.
 
     Returns:
-        {slug: {"calls": [claim id, ...], "evidence": [{"claim", "measured", "note"}, ...], "figures": [name, ...]}}:
-        the claims that its code checks, the evidence that its outputs hold, and what its figures are called.
+        {slug: {"calls": [claim id, ...], "evidence": [{"claim", "measured", "note"}, ...], "figures": [name, ...],
+        "labels": [label, ...]}}: the claims that its code checks, the evidence that its outputs hold, what its figures
+        are called, and what its sections are.
     """
     found = {}
     for path in sorted(Path(directory).glob("*.ipynb")):
-        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        notebook = nbformat.read(path, as_version=4).cells
+        cells = [cell for cell in notebook if cell.cell_type == "code"]
+        text = "\n\n".join(cell.source for cell in notebook if cell.cell_type == "markdown")
         outputs = [output for cell in cells for output in cell.outputs]
         found[path.stem] = {
             "calls": [claim for cell in cells for claim in CALL.findall(cell.source)],
             "evidence": [o.metadata["batchlab"] for o in outputs if "batchlab" in o.get("metadata", {})],
             "figures": [c.metadata.mystnb.figure.name for c in cells if "figure" in c.metadata.get("mystnb", {})],
+            "labels": LABEL.findall(text),
         }
     return found
 

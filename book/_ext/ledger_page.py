@@ -97,7 +97,8 @@ def contradiction_table(entries, claims, chapters):
     for entry in entries:
         settled = _link(entry["settled_by"], f"chapter {int(entry['settled_by'][:2])}", chapters)
         settled += "" if entry["settled_by"] in chapters else ", not written yet"
-        shown = " and ".join(f"{{numref}}`{figure}`" for figure in entry.get("figures", ()))
+        drawn = {figure for chapter in chapters.values() for figure in chapter["figures"]}
+        shown = " and ".join(f"{{numref}}`{figure}`" for figure in entry.get("figures", ()) if figure in drawn)
         settled += f": see {shown}" if shown else ""
         lines += [f"* - {_plain(entry['question'])}", "", f"    Settled in {settled}.", "", "  -"]
         for side in entry["sides"]:
@@ -119,13 +120,14 @@ def index(claims, evidence, chapters, own=False):
     return "\n".join(lines)
 
 
-def entry(claim, evidence, gone=()):
+def entry(claim, evidence, gone=(), labels=()):
     """Return one claim's entry.
 
     Args:
         claim: a ``batchlab.claims.Claim``.
         evidence: what its chapter measured; None while it has not.
         gone: the tests of this claim that were registered and withdrawn since, as [(statistic, day), ...].
+        labels: the sections that can be linked to; of ``claim.also`` the others are left out.
     """
     words = ledger.VERDICTS[claim.verdict]
     verdict = words.capitalize() if evidence else f"Expected: {words}"
@@ -154,8 +156,8 @@ def entry(claim, evidence, gone=()):
         notes.append(f"Protocol: {', '.join(claim.protocols)}.")
     if claim.sources:
         notes.append("See " + ", ".join(f"{{cite:t}}`{key}`" for key in claim.sources) + ".")
-    if claim.also:
-        notes.append("More evidence: " + ", ".join(f"[](#{label})" for label in claim.also) + ".")
+    if more := [label for label in claim.also if label in labels]:
+        notes.append("More evidence: " + ", ".join(f"[](#{label})" for label in more) + ".")
     if gone:
         tests = ", ".join(f"{name.replace('_', ' ')} ({day})" for name, day in gone)
         notes.append(f"Registered and withdrawn since, for the reasons in the changelog: {tests}.")
@@ -164,7 +166,7 @@ def entry(claim, evidence, gone=()):
 
 def entries(claims, evidence, chapters, gone):
     """Return every claim's entry, chapter by chapter; ``gone`` is from ``ledger.withdrawn``."""
-    parts = []
+    parts, labels = [], {label for chapter in chapters.values() for label in chapter["labels"]}
     for slug, title in CHAPTERS.items():
         here = [claim for claim in claims.values() if claim.chapter == slug]
         if here:
@@ -174,7 +176,7 @@ def entries(claims, evidence, chapters, gone):
             )
             for claim in here:
                 left = [(name, day) for where, name, day in gone if where == claim.id]
-                parts.append(entry(claim, evidence.get(claim.id), left))
+                parts.append(entry(claim, evidence.get(claim.id), left, labels))
     return "\n".join(parts)
 
 
