@@ -76,10 +76,14 @@ def visit(browser):
                 troubles.append(f"outside request: {route.request.url}")
                 route.abort()
 
+        def failed(request):  # what the next navigation cut short, a favicon for one, is no fault of the page
+            if request.failure != "net::ERR_ABORTED":
+                troubles.append(f"failed: {request.url}")
+
         context.route("**/*", route)
         page.on("console", lambda m: troubles.append(f"console: {m.text}"))
         page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
-        page.on("requestfailed", lambda r: troubles.append(f"failed: {r.url}"))
+        page.on("requestfailed", failed)
         page.on("response", lambda r: troubles.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
         page.goto(url, wait_until="load")
         page.evaluate("document.fonts.ready.then(() => null)")
