@@ -1,7 +1,7 @@
 """Does the domain decide the useful batch size? Two tasks in each of five domains, all measured alike.
 
 A task is data, a network and a loss. "steps": updates to a held-out loss at four batch sizes, the rate tuned at each on
-``CHOOSE``, counted on ``COUNT``; "noise k/8": the noise scale of the training set after k eighths of the mean steps of
+``CHOOSE``, counted on ``COUNT``; "noise k/4": the noise scale of the training set after k quarters of the mean steps of
 batches of 64, on ``WATCH``. The loss to reach is placed alike in every task: of what trial runs (seeds 0 and 1) took
 off the loss of the best constant answer, four fifths. "small", "large TE", "large TS": losses after training at B = 16,
 and at B = 128 for as many examples and for as many steps, four passes at B = 16 over at most 4,000 examples, the rate
@@ -24,7 +24,7 @@ import batchlab as bl
 from batchlab.outcomes import ends, to_target
 
 CHOOSE, COUNT, WATCH, QUALITY = range(1300, 1304), range(1304, 1316), range(1320, 1324), range(1340, 1352)
-SIZES, AT, LOOKS, SAMPLE = (4, 16, 64, 256), 64, 8, 4000
+SIZES, AT, LOOKS, SAMPLE = (4, 16, 64, 256), 64, 4, 2000
 SMALL, LARGE, PASSES, MOST = 16, 128, 4, 4000
 PARTS = ("train", "val", "test")
 
@@ -253,7 +253,7 @@ def steps(task, batch_size, seeds, cache=None):
 
 
 def noise(task, lr, last, seed):
-    """B_simple after k eighths of ``last`` steps of batches of 64."""
+    """B_simple after k quarters of ``last`` steps of batches of 64."""
     name, layers = TASKS[task][:2]
     data = dataset(name)
     x, y = data.train
