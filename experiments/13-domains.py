@@ -1,7 +1,7 @@
 """Does the domain decide the useful batch size? Two tasks in each of five domains, all measured alike.
 
 A task is data, a network and a loss. "steps": updates to a held-out loss at four batch sizes, the rate tuned at each on
-``CHOOSE``, counted on ``COUNT``; "noise k/4": the noise scale of the training set after k quarters of the mean steps of
+``CHOOSE``, counted on ``COUNT``; "noise k/4": the noise scale of the training set after k quarters of the median steps of
 batches of 64, on ``WATCH``. The loss to reach is placed alike in every task: of what trial runs (seeds 0 and 1) took
 off the loss of the best constant answer, four fifths. "small", "large TE", "large TS": losses after training at B = 16,
 and at B = 128 for as many examples and for as many steps, four passes at B = 16 over at most 4,000 examples, the rate
@@ -210,8 +210,8 @@ def rows(count=COUNT, watch=WATCH, quality=QUALITY, tasks=tuple(TASKS), sizes=SI
         at = [row for row in counted if row["batch_size"] == AT]
         found += counted
         if at:
-            mean = round(np.mean([row["value"] for row in at]))
-            found += [row for seed in watch for row in noise(task, at[0]["lr"], mean, seed)]
+            last = round(np.median([row["value"] for row in at]))
+            found += [row for seed in watch for row in noise(task, at[0]["lr"], last, seed)]
         if TASKS[task][-1] and quality:
             found += losses(task, quality, cache)
     table = pd.DataFrame(found)[["task", "quantity", "batch_size", "lr", "seed", "value"]]
@@ -242,12 +242,24 @@ def steps(task, batch_size, seeds, cache=None):
         examples=math.ceil(12 * expected) * batch_size,
         evaluate_every=max(1, round(0.03 * expected)) * batch_size,
     )
-    lr = bl.results.script("07-critical-batch").tuned(run, top * (1 - math.exp(-batch_size / bend)), cache)
+    lr = soonest(run, top * (1 - math.exp(-batch_size / bend)), cache)
     table = to_target(bl.sweep(run, lr=[lr], seed=seeds, cache=cache), *run.target)
     return [
         dict(task=task, quantity="steps", batch_size=batch_size, lr=lr, seed=seed, value=value)
         for seed, value in zip(table.seed, table.step, strict=True)
     ]
+
+
+def soonest(run, guess, cache=None):
+    """The rate with the fewest mean steps on ``CHOOSE``, of rates a factor 1.5 apart; none that fails on a seed."""
+    powers = list(range(-2, 3))
+    while len(powers) < 15:
+        lrs = [float(f"{guess * 1.5**k:.3g}") for k in powers]
+        tried = to_target(bl.sweep(run, lr=lrs, seed=CHOOSE, cache=cache), *run.target).groupby("lr").step.mean()
+        if lrs[0] < tried.idxmin() < lrs[-1]:
+            return float(tried.idxmin())
+        powers = [powers[0] - 1, *powers] if tried.idxmin() == lrs[0] else [*powers, powers[-1] + 1]
+    raise ValueError(f"no best rate for {run.data.name} at {run.batch_size} in {lrs}")
 
 
 def noise(task, lr, last, seed):
