@@ -1,13 +1,13 @@
 """Does the domain decide the useful batch size? Two tasks in each of five domains, all measured alike.
 
 A task is data, a network and a loss. "steps": updates to a held-out loss at four batch sizes, the rate tuned at each on
-``CHOOSE``, counted on ``COUNT``; "noise k/4": the noise scale of the training set after k quarters of the median steps of
-batches of 64, on ``WATCH``. The loss to reach is placed alike in every task: of what trial runs (seeds 0 and 1) took
-off the loss of the best constant answer, four fifths. "small", "large TE", "large TS": losses after training at B = 16,
-and at B = 128 for as many examples and for as many steps, four passes at B = 16 over at most 4,000 examples, the rate
-falling along half a cosine, on ``QUALITY``. Plain SGD throughout. Real: images, language, and one task of speech, which
-needs aeon's data. The rest is made up. For speech also the steps on a quarter of the utterances, with a narrow and a
-wide network, and to a lower loss. Some eight minutes on two idle cores.
+``CHOOSE``, counted on ``COUNT``, infinite where a run fails; "noise k/4": the noise scale of the training set after k
+quarters of the median steps of batches of 64, on ``WATCH``. The loss to reach is placed alike in every task: of what
+trial runs (seeds 0 and 1) took off the loss of the best constant answer, four fifths. "small", "large TE", "large TS":
+losses after training at B = 16, and at B = 128 for as many examples and for as many steps, four passes at B = 16 over
+at most 4,000 examples, the rate falling along half a cosine, on ``QUALITY``. Plain SGD throughout. Real: images,
+language, and one task of speech, which needs aeon's data. The rest is made up. For speech also the steps on a quarter
+of the utterances, with a narrow and a wide network, and to a lower loss. Some three minutes on two idle cores.
 """
 
 import functools
