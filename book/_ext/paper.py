@@ -26,7 +26,7 @@ SITE = BOOK.parent / "_build" / "html"
 NAME = "batch-size-measured.pdf"
 FOR_A_SCREEN = ".headerlink, .lead-in a, .meaning, .onward, .playground, script"
 NAMES = ("id", "aria-describedby", "aria-labelledby", "for", "name")
-SECONDS = 300  # the longest a print may take
+SECONDS = 900  # the longest a print may take
 
 
 def key(page):
@@ -138,7 +138,7 @@ def whole(site, numbers=None):
     template = Template((BOOK / "_templates" / "paper.html").read_text(encoding="utf-8"), autoescape=True)
     return template.render(
         title=front.select_one(".bar .name").get_text(),
-        licence=" ".join(front.footer.get_text().split()),
+        licence=" ".join(front.select_one("footer p").get_text().split()),
         cover=str(squares or ""),
         style=(site / "_static" / "book.css").as_uri(),
         parts=parts,
