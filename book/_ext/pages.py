@@ -18,6 +18,7 @@ import terms
 from batchlab.playground._piece import style as playground
 
 BOOK = Path(__file__).resolve().parents[1]
+PART = "book/part-"  # what the names of part pages begin with
 FRONT_PICTURE = "_static/question.png"
 LONGEST_DESCRIPTION = 160  # characters: search engines and cards show no more
 COLOURS = 192  # in a figure: the eye sees no difference, and the file is a third
@@ -57,19 +58,24 @@ def sections(text):
         title = section.h2.__copy__()
         for link in title.select(".headerlink"):
             link.decompose()
+        for link in title.find_all("a"):
+            link.unwrap()  # it stands within a link
         found.append({"id": section["id"], "title": Markup(title.decode_contents())})
     return found
 
 
 def parts(env):
-    """Return the table of contents: {"caption", "pages": [{"name", "title", "number"}]} for each part."""
-    return [
-        {
-            "caption": tree.caption,
-            "pages": [{"name": n, "title": env.titles[n].astext(), "number": number(n)} for n in tree.items],
-        }
-        for tree in env.external_site_map.root.subtrees
-    ]
+    """Return the table of contents: {"caption", "page", "pages": [{"name", "title", "number"}]} for each part.
+
+    ``page`` is the part's own page, to which its caption leads; None where it has none.
+    """
+    found = []
+    for tree in env.external_site_map.root.subtrees:
+        own = next((str(name) for name in tree.items if name.startswith(PART)), None)
+        names = [str(name) for name in tree.items if name != own]
+        listed = [{"name": n, "title": env.titles[n].astext(), "number": number(n)} for n in names]
+        found.append({"caption": tree.caption, "page": own, "pages": listed})
+    return found
 
 
 def number(name):
@@ -113,7 +119,8 @@ def _frame(app, pagename, templatename, context, doctree):
     }
     if doctree is not None:
         title = lookup.words(text.h1) if text.h1 else pagename
-        app.book_pages[pagename] = (title, lookup.entries(text))
+        found = [] if pagename.startswith(PART) else lookup.entries(text)  # what a part page says stands elsewhere too
+        app.book_pages[pagename] = (title, found)
 
 
 def _begin(app):
