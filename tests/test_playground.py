@@ -577,7 +577,7 @@ def test_a_control_keeps_its_keys_to_itself_and_leaves_the_others(show):
 @pytest.mark.parametrize("way", WAYS)
 def test_who_asked_for_less_motion_sees_none(show, way):
     page, count = show("descent", reduced_motion="reduce", **WAYS[way]), ".pg-count"
-    page.evaluate("frames = 0; const ask = requestAnimationFrame; requestAnimationFrame = (f) => (frames++, ask(f))")
+    page.evaluate("frames = 0; const ask = requestAnimationFrame; requestAnimationFrame = (f) => (frames++, ask(f)); 0")
     for steps in (100, 200):
         press(page, "Run 100 steps", way)
         assert page.locator(count).inner_text() == f"step {steps}"
