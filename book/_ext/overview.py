@@ -101,8 +101,15 @@ def key_figures(notebooks):
             first = notebook.figures[0]
             file = f"{{download}}`PNG </{FIGURES}/{first.name}.png>`"
             lines += [f"### {numbered(notebook.page, notebook.title)}", "", picture(notebook), first.caption, ""]
-            lines += [f"{{.quiet}}\n{file}, {len(first.png) // 1000} kB", ""]
+            lines += [f"{{.quiet}}\n{file}, {len(png(first)) // 1000} kB", ""]
     return "\n".join(lines)
+
+
+def png(figure):
+    """Return a figure as a file: as large as the notebook stores it, as light as the pages show it."""
+    written = BytesIO()
+    pages.lighter(BytesIO(figure.png)).save(written, "PNG", optimize=True)
+    return written.getvalue()
 
 
 def plan(told, notebooks):
@@ -180,9 +187,9 @@ def _begin(app):
             for figure in notebook.figures:
                 said.append(f"## {figure.name}.png\n\nFrom: {numbered(notebook.page, notebook.title)}\n")
                 said.append(f"{figure.caption}\n\nAlt text: {figure.alt}\n")
-                together.writestr(zipfile.ZipInfo(f"{figure.name}.png"), figure.png)
+                together.writestr(zipfile.ZipInfo(f"{figure.name}.png"), png(figure))
             for figure in notebook.figures[:1]:
-                (folder / f"{figure.name}.png").write_bytes(figure.png)
+                (folder / f"{figure.name}.png").write_bytes(png(figure))
                 with Image.open(BytesIO(figure.png)) as whole:
                     size = SMALL, round(whole.height * SMALL / whole.width)
                     thumbnail = whole.convert("RGBA").resize(size, Image.Resampling.LANCZOS)

@@ -30,6 +30,14 @@ def style():
     return re.sub(r"\n\s*", "\n", re.sub(r"/\*.*?\*/", "", css, flags=re.DOTALL)).strip() + "\n"
 
 
+def lighter(file):
+    """Return the picture in a file, or in a path, as the book has it: on white, with so many colours."""
+    with Image.open(file) as picture:
+        flat = Image.new("RGB", picture.size, "white")
+        flat.paste(picture, mask=picture.convert("RGBA").getchannel("A"))
+    return flat.quantize(COLOURS, dither=Image.Dither.NONE)
+
+
 def fingerprint():
     """Return what changes when style or script change, so that a browser keeps neither too long."""
     return hashlib.sha256(style().encode() + (BOOK / "_static" / "book.js").read_bytes()).hexdigest()[:8]
@@ -135,10 +143,7 @@ def _finish(app, exception):
     found = {app.builder.get_target_uri(name): entry for name, entry in app.book_pages.items()}
     lookup.write(out / "_static" / "search.js", found)
     for path in (out / "_images").glob("*.png"):
-        with Image.open(path) as picture:
-            flat = Image.new("RGB", picture.size, "white")
-            flat.paste(picture, mask=picture.convert("RGBA").getchannel("A"))
-        flat.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+        lighter(path).save(path, optimize=True)
     if app.config.html_baseurl:
         places = "".join(f"<url><loc>{escape(address(app, name))}</loc></url>\n" for name in app.book_pages)
         sitemap = f'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{places}</urlset>\n'
