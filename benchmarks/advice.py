@@ -1,13 +1,13 @@
 """Is the advisor right? python benchmarks/advice.py [NAME ...] [--only-report] [--minutes M]
 
 For each problem of advice_tasks.md (all, unless some are named) one table S(B, rate) x t(B): steps to a loss at powers
-of two, the rate tuned at each by factors of two until the best is no end (two seeds choose, three others count), times
-the seconds of a step (processor time, one thread). The loss to reach: the median over three seeds of what a batch of
-32, its rate tuned, comes to after the problem's examples, on 512 fixed training examples. The table grows from 32 both
-ways, on the side where the time is less, until it is twice the least on either side, or the minutes are over. The
-advisor is given the problem with that batch and rate and the number of examples, and a minute. All minutes are of
-processor time. What it measured is stored in results/advice/NAME.json beside the table, so that a rule can be judged
-again without training: ``--only-report`` does.
+of two, the rate tuned at each by factors of two until the best is no end (two seeds choose; three others count, and up
+to twelve more while the minutes last), times the seconds of a step (processor time, one thread). The loss to reach: the
+median over three seeds of what a batch of 32, its rate tuned, comes to after the problem's examples, on 512 fixed
+training examples. The table grows from 32 both ways, on the side where the time is less, until it is twice the least on
+either side, or the minutes are over. The advisor is given the problem with that batch and rate and the number of
+examples, and a minute. All minutes are of processor time. What it measured is stored in results/advice/NAME.json beside
+the table, so that a rule can be judged again without training: ``--only-report`` does.
 
 Rivals are looked up in the same table, each with the best rate of its size: ``bl.advise`` 's ``choices`` and
 ``regrets`` say how; the largest that fits is under CAP bytes. Regret is time over the table's best, minus one.
@@ -32,7 +32,8 @@ from batchlab.throughput import measure_throughput
 
 OUT = Path(__file__).parents[1] / "results" / "advice"
 CAP, HELD = 256 * 2**20, 512
-CHOOSE, COUNT, REFER = (100, 101), (200, 201, 202), (300, 301, 302)
+CHOOSE, COUNT, REFER = (100, 101), range(200, 215), (300, 301, 302)
+FEWEST = 3  # seeds counted of COUNT, and more while the minutes last
 SIZES = tuple(2**k for k in range(2, 12))
 PATIENCE = 1.5  # times the steps that a run should take at most, and it is given up
 APART, FIRST = 1.06, 0.01  # the loss is looked at from a hundredth of the steps on, each time 6 % later
@@ -125,7 +126,7 @@ def table(task, sizes, seconds, until):
             return np.mean([run(task, size, lr, seed, limit, target)[0] or 2 * most for seed in CHOOSE])
 
         lr = tuned(score, near.lr * (size / near.batch_size) ** 0.5)
-        counts = tuple(run(task, size, lr, seed, most, target)[0] for seed in COUNT)
+        counts = tuple(run(task, size, lr, seed, most, target)[0] for seed in COUNT[:FEWEST])
         print(f"  {size:5}  lr {lr:.3g}  steps {counts}", flush=True)
         return Cell(size, lr, counts, seconds[size])
 
@@ -134,11 +135,12 @@ def table(task, sizes, seconds, until):
     while any(sides.values()):
         least = min(c.time for c in found.values())
         edges = {side: found[side(found)] for side, rest in sides.items() if rest}
-        side = min(edges, key=lambda s: edges[s].time)
+        likely = {s: min(c.time, most_steps(task, c.batch_size) * c.seconds) for s, c in edges.items()}
+        side = min(likely, key=likely.get)
         size, edge = sides[side].pop(0), edges[side]
-        if edge.time > ENOUGH * least:
+        if math.isfinite(least) and edge.time > ENOUGH * least:
             sides[side] = []
-        elif time.process_time() + 10 * edge.time > until:
+        elif time.process_time() + 10 * likely[side] > until:
             late.append(size)
             sides[side] = []
         else:
@@ -177,7 +179,9 @@ def measure(name, minutes):
     a = report.advice
     lr = a.settings[0].settings["lr"] if a.settings else own
     steps = most_steps(task, a.batch_size)
-    advised = Cell(a.batch_size, lr, tuple(run(task, a.batch_size, lr, seed, steps, target)[0] for seed in COUNT))
+    advised = Cell(
+        a.batch_size, lr, tuple(run(task, a.batch_size, lr, seed, steps, target)[0] for seed in COUNT[:FEWEST])
+    )
     print(f"  advised {advised.batch_size}, lr {lr:.3g}, steps {advised.steps}", flush=True)
     if name in TRIED:
         print(f"  {report.measured.looks}\n  {regrets_of(found, report.measured, advised)}")
@@ -188,7 +192,31 @@ def measure(name, minutes):
         "advised": asdict(advised), "measured": json.loads(report.measured.json()), "torch": torch.__version__,
         "minutes": round((time.process_time() - begin) / 60, 1),
     }  # fmt: skip
-    (OUT / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    keep(kept)
+    more_seeds(kept, minutes)
+
+
+def keep(kept):
+    (OUT / f"{kept['name']}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def more_seeds(kept, minutes):
+    """Train every cell of a stored problem, and the advised one, with one seed more of COUNT after another, as long as
+    a seed is likely to end within the problem's minutes; the rates stay."""
+    task, spent = TASKS[kept["name"]], 60 * kept["minutes"]
+    last = 0.0
+    for seed in COUNT[len(kept["advised"]["steps"]) :]:
+        if spent + last > 60 * minutes:
+            break
+        begin = time.process_time()
+        for cell in (*kept["cells"], kept["advised"]):
+            steps = most_steps(task, cell["batch_size"])
+            found = run(task, cell["batch_size"], cell["lr"], seed, steps, kept["target"])[0]
+            cell["steps"] = [*cell["steps"], found]
+        last = time.process_time() - begin
+        spent += last
+        keep(kept | {"minutes": round(spent / 60, 1)})
+    print(f"  {len(kept['advised']['steps'])} seeds", flush=True)
 
 
 def report():
@@ -213,6 +241,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="The advisor's regret.")
     parser.add_argument("names", nargs="*", help=", ".join(TASKS))
     parser.add_argument("--only-report", action="store_true")
+    parser.add_argument("--more", action="store_true", help="only count more seeds of what is stored")
     parser.add_argument("--minutes", type=float, default=6, help="of processor time that a problem may take (6)")
     options = parser.parse_args()
     wrong = [name for name in options.names if name not in TASKS | TRIED]
@@ -221,6 +250,9 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for name in [] if options.only_report else options.names or TASKS:
         print(name, flush=True)
-        measure(name, options.minutes)
+        if options.more:
+            more_seeds(stored()[name], options.minutes)
+        else:
+            measure(name, options.minutes)
     if options.only_report or not set(options.names) & set(TRIED):
         print(report())

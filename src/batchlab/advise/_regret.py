@@ -75,7 +75,8 @@ def regrets(kept):
 
     >>> line = [(b, {"estimate": 0.01 + b / 3200, "low": 0.009 + b / 3200, "high": 0.011 + b / 3200}) for b in (8, 128)]
     >>> measured = json.loads(Measured(32, "sgd", ({"lr": 0.1},), largest=512).json()) | {"timings": line}
-    >>> table = [{"batch_size": b, "lr": 0.1, "steps": [s], "seconds": 1.0} for b, s in ((8, 400), (32, 100), (512, 300))]
+    >>> steps = {8: 400, 32: 100, 512: 300}
+    >>> table = [{"batch_size": b, "lr": 0.1, "steps": [s], "seconds": 1.0} for b, s in steps.items()]
     >>> found = regrets({"cells": table, "measured": measured, "advised": table[1]})
     >>> found["32"], found["largest that fits"][0], round(found["largest that fits"][1], 6)
     ((32, 0.0), 512, 2.0)
