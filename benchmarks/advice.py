@@ -25,7 +25,7 @@ import torch
 from _advice_tasks import TASKS, TRIED
 
 import batchlab as bl
-from batchlab.advise import Cell, cells, regrets, stored
+from batchlab.advise import Cell, cells, chance, regrets, stored
 from batchlab.advise._regret import OWN, regrets_of
 from batchlab.problem._trees import mapped, rows
 from batchlab.throughput import measure_throughput
@@ -38,6 +38,14 @@ SIZES = tuple(2**k for k in range(2, 12))
 PATIENCE = 1.5  # times the steps that a run should take at most, and it is given up
 APART, FIRST = 1.06, 0.01  # the loss is looked at from a hundredth of the steps on, each time 6 % later
 ENOUGH = 2.0  # times the least time: there the table ends
+MEDIAN, WORST = 0.15, 0.5  # the bars, set before anything was measured
+HEAD = """# Is the advisor right?
+
+Printed by `python benchmarks/advice.py --only-report` from `results/advice/*.json`: for each problem of
+[advice_tasks.md](../benchmarks/advice_tasks.md), which was fixed before the rules were written, the batch size that a
+rule chooses and how much more time it takes to the loss than the best size of the problem's table. Every size has its
+own tuned rate; "ours, its rate" was trained at the size and the rate that the advisor proposes, and can be better than
+the table. "chance" is the regret that the seeds of the table alone explain."""
 
 
 def started(task, lr, seed):
@@ -220,21 +228,34 @@ def more_seeds(kept, minutes):
 
 
 def report():
-    """The table of regrets over all that is stored, and what is missing, as a text."""
+    """What is stored, judged: results/advice.md."""
     kept = {name: k for name, k in stored().items() if name in TASKS}
     if not kept:
         raise SystemExit(f"nothing in {OUT}: run python benchmarks/advice.py NAME first")
     found = {name: regrets(kept[name]) for name in TASKS if name in kept}
     rules = list(next(iter(found.values())))
-    lines = ["| problem | best size | " + " | ".join(rules) + " |", "|---|" + "---|" * (len(rules) + 1)]
+    lines = ["| problem | best size | " + " | ".join(rules) + " | chance |", "|---|" + "---|" * (len(rules) + 2)]
     for name, r in found.items():
         best = min(cells(kept[name]), key=lambda c: c.time).batch_size
-        shown = [f"{r[rule][0]}: {100 * r[rule][1]:.0f} %" if rule in r else "" for rule in rules]
-        lines.append(f"| `{name}` | {best} | " + " | ".join(shown) + " |")
+        shown = [f"{r[rule][0]}: {percent(r[rule][1])}" if rule in r else "" for rule in rules]
+        lines.append(f"| `{name}` | {best} | " + " | ".join([*shown, percent(chance(kept[name]))]) + " |")
     for words, of in (("median", np.median), ("worst", np.max)):
-        shown = [f"{100 * of([r[rule][1] for r in found.values() if rule in r]):.0f} %" for rule in rules]
-        lines.append(f"| **{words}** | | " + " | ".join(shown) + " |")
-    return "\n".join([*lines, "", f"Not measured: {', '.join(n for n in TASKS if n not in kept) or 'none'}."])
+        shown = [percent(of([r[rule][1] for r in found.values() if rule in r])) for rule in rules]
+        lines.append(f"| **{words}** | | " + " | ".join([*shown, percent(of([chance(kept[n]) for n in found]))]) + " |")
+    ours = {name: r["ours"][1] for name, r in found.items()}
+    median, misses = np.median(list(ours.values())), [name for name, r in ours.items() if not r < WORST]
+    said = [
+        f"Median {percent(median)}: the bar of {percent(MEDIAN)} is {'met' if median < MEDIAN else 'missed'}. Worst "
+        f"{percent(max(ours.values()))}: the bar of {percent(WORST)} is {'missed' if misses else 'met'}"
+        + (f", on {', '.join(f'`{name}` ({percent(ours[name])})' for name in misses)}." if misses else "."),
+        "",
+        f"Not measured: {', '.join(f'`{n}`' for n in TASKS if n not in kept) or 'none'}.",
+    ]
+    return "\n".join([HEAD, "", *lines, "", *said])
+
+
+def percent(share):
+    return f"{100 * share:.0f} %" if math.isfinite(share) else "not reached"
 
 
 if __name__ == "__main__":
