@@ -80,8 +80,8 @@ def test_both_noise_scales_are_that_of_the_data():
     p = problem(model, data=(x, x @ torch.ones(4, 1) + 1.0), optimizer=sgd(model, 1e-12), batch_size=32)
     truth = bl.noise.noise_scale(model, mse_loss, *p.data, population=512).b_simple.estimate
     looks, layers, notes = short_run(p, p.pool(), 100, FOREVER, seed=0)
-    assert [look.examples for look in looks] == [0, 800, 1600, 2400, 3200] and not notes
-    assert [look.b_simple.estimate for look in looks] == pytest.approx([truth] * 5, rel=1e-3)
+    assert [look.examples for look in looks] == [32 * step for step in (0, 12, 25, 38, 50, 62, 75, 88, 100)] and not notes
+    assert [look.b_simple.estimate for look in looks] == pytest.approx([truth] * 9, rel=1e-3)
     exact = bl.noise.by_layer(model, mse_loss, *p.data, population=512)
     assert list(layers) == list(exact) == ["0", "2"]
     for name, scale in layers.items():
