@@ -7,12 +7,13 @@ from batchlab._check import count, fail, number, one_of
 from batchlab.advise._decide import OBJECTIVES, Advice, decide
 from batchlab.advise._measure import measure
 from batchlab.advise._measured import Measured
-from batchlab.advise._regret import Cell, cells, choices, regrets, stored
+from batchlab.advise._regret import Cell, cells, chance, choices, regrets, stored
 from batchlab.advise._report import Report
 from batchlab.problem import Problem
 
 __all__ = [
-    "Advice", "Cell", "Measured", "Report", "advise", "cells", "choices", "decide", "measure", "regrets", "stored",
+    "Advice", "Cell", "Measured", "Report", "advise", "cells", "chance", "choices", "decide", "measure",
+    "regrets", "stored",
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from batchlab._seeds import generator
 from batchlab.advise._cost import step_seconds
 from batchlab.advise._decide import decide
 from batchlab.advise._measured import Measured
@@ -75,7 +76,8 @@ def regrets(kept):
 
     >>> line = [(b, {"estimate": 0.01 + b / 3200, "low": 0.009 + b / 3200, "high": 0.011 + b / 3200}) for b in (8, 128)]
     >>> measured = json.loads(Measured(32, "sgd", ({"lr": 0.1},), largest=512).json()) | {"timings": line}
-    >>> table = [{"batch_size": b, "lr": 0.1, "steps": [s], "seconds": 1.0} for b, s in ((8, 400), (32, 100), (512, 300))]
+    >>> steps = {8: 400, 32: 100, 512: 300}
+    >>> table = [{"batch_size": b, "lr": 0.1, "steps": [s], "seconds": 1.0} for b, s in steps.items()]
     >>> found = regrets({"cells": table, "measured": measured, "advised": table[1]})
     >>> found["32"], found["largest that fits"][0], round(found["largest that fits"][1], 6)
     ((32, 0.0), 512, 2.0)
@@ -100,3 +102,19 @@ def regrets_of(table, measured, advised):
     step = math.exp(np.interp(math.log(advised.batch_size), sizes, seconds))
     steps = Cell(advised.batch_size, advised.lr, advised.steps, 1.0).time
     return found | {"ours, its rate": (advised.batch_size, steps * step / best - 1)}
+
+
+def chance(kept, draws=1000):
+    """The regret that the table's few seeds alone explain: the mean over ``draws`` of the regret, in the table as it
+    is, of the size that looks best where the seeds of every size are drawn again.
+
+    >>> table = [{"batch_size": b, "lr": 0.1, "steps": s, "seconds": 1.0} for b, s in ((8, [10, 10]), (16, [12, 20]))]
+    >>> chance({"cells": table})
+    0.0
+    """
+    table, random = cells(kept), generator(0, "noise")
+    times = np.array([c.time for c in table])
+    steps = np.array([[math.inf if s is None else s for s in c.steps] for c in table])
+    drawn = steps[:, random.integers(steps.shape[1], size=(draws, steps.shape[1]))]  # (sizes, draws, seeds)
+    seconds = np.array([c.seconds for c in table])
+    return float(np.mean(times[(np.median(drawn, -1) * seconds[:, None]).argmin(0)] / times.min() - 1))
