@@ -5,12 +5,14 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from batchlab.advise import Measured, cells, chance, choices, decide, regrets, stored
 from batchlab.advise._measured import Look
 from batchlab.stats import Interval
 
+GOODPUT = "AdaptDL's goodput"
 ROOT = Path(__file__).parents[1]
 STORED = stored()
 
@@ -88,6 +90,23 @@ def script(monkeypatch):
 def test_the_report_is_that_of_the_stored_measurements(monkeypatch):
     advice = script(monkeypatch)
     assert (ROOT / "results" / "advice.md").read_text(encoding="utf-8") == advice.report() + "\n"
+
+
+def test_the_readme_says_what_was_found():
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    found = {name: {rule: regret for rule, (_, regret) in regrets(kept).items()} for name, kept in STORED.items()}
+
+    def median(rule):
+        return f"{100 * np.median([r[rule] for r in found.values() if rule in r]):.0f} %"
+
+    missed = [f"`{name}`" for name, r in found.items() if r["ours"] >= 0.5]
+    worst = max(r["ours"] for r in found.values())
+    assert f"takes {median('ours')} more time to a training loss than the best size at the median" in said
+    assert f"{100 * worst:.0f} % at worst: two problems of fifteen, {' and '.join(missed)}, are missed by more" in said
+    assert (
+        f"A batch of 32 costs {median('32')} at the median, the largest that fits {median('largest that fits')}" in said
+    )
+    assert f"B = noise scale {median('B = noise scale')}, AdaptDL's goodput {median(GOODPUT)}" in said
 
 
 def test_every_problem_that_was_stored_is_of_the_list(monkeypatch):
