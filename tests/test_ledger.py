@@ -171,6 +171,8 @@ MEASURED = (*CHAPTER, "evidence", 0, "measured")
         (("contradictions", 0, "sides"), lambda sides: sides[:1], "'which-is-wet': it takes two sides"),
         (("contradictions", 0, "settled_by"), "16-unwritten", "'which-is-wet': unknown chapter"),
         (("contradictions", 0, "figures"), ["fig-dry"], "'which-is-wet': no chapter has a figure 'fig-dry'"),
+        (("contradictions", 0, "figures"), None, "'which-is-wet': it links to no figure"),
+        (("contradictions", 0, "figures"), [], "'which-is-wet': it links to no figure"),
         (("contradictions",), lambda entries: entries * 2, "'which-is-wet': this id stands twice"),
     ],
 )

@@ -44,7 +44,7 @@ LABEL = re.compile(r"^\(([\w-]+)\)=$", re.MULTILINE)
 
 
 def contradictions(path):
-    """Return the contradictions: [{id, question, sides: [{article, says, claim?}], settled_by, figures?}, ...]."""
+    """Return the contradictions: [{id, question, sides: [{article, says, claim?}], settled_by, figures}, ...]."""
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))["contradictions"]
 
 
@@ -141,6 +141,8 @@ def _faults_of_contradictions(contradictions, claims, chapters):
             yield f"{name}: unknown chapter {entry['settled_by']!r}"
         if len(entry["sides"]) < 2:
             yield f"{name}: it takes two sides to contradict"
+        if not entry.get("figures"):
+            yield f"{name}: it links to no figure that settles it"
         for figure in entry.get("figures", ()):
             if figure not in drawn:
                 yield f"{name}: no chapter has a figure {figure!r}"
