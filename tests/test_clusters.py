@@ -1,4 +1,4 @@
-"""The same sweep on a Dask and on a Ray cluster; on Dask, with a worker that dies midway."""
+"""The same sweep on a Dask and on a Ray cluster, with a worker that dies midway."""
 
 import gc
 import os
@@ -50,20 +50,58 @@ def test_a_dask_worker_killed_midway_changes_nothing(tmp_path, want):
     pandas.testing.assert_frame_equal(without_time(got), want, check_exact=True)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Ray is not among the test tools on Windows")
-def test_ray_gives_the_same_table(want, monkeypatch):
+@pytest.fixture(scope="module")
+def on_ray():
+    """Two of Ray's workers, and a way to a sweep on them."""
     ray = pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_raylet_start_waiting_time_s", "180")  # its own half minute is short on a busy machine
-    from ray.util.joblib import register_ray
-
-    with warnings.catch_warnings():
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setenv("RAY_raylet_start_waiting_time_s", "180")  # its own half minute is short on a busy machine
         warnings.simplefilter("ignore")
+        from ray.util.joblib import register_ray
+
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
-        try:
-            register_ray()
-            with joblib.parallel_config("ray", n_jobs=2):
-                got = sweep(a_run(), **GRID)
-        finally:
-            ray.shutdown()
-            gc.collect()  # its processes, left to the collector, would warn in some later test
-    pandas.testing.assert_frame_equal(without_time(got), want, check_exact=True)
+        register_ray()
+
+        def on_ray(run, **options):
+            warnings.simplefilter("ignore")
+            remote = {"max_restarts": options.pop("restarts"), "max_task_retries": -1}
+            with joblib.parallel_config("ray", n_jobs=2, ray_remote_args=remote):
+                return sweep(run, **options, **GRID)
+
+        yield on_ray
+        ray.shutdown()
+        gc.collect()  # its processes, left to the collector, would warn in some later test
+
+
+@pytest.fixture
+def dies_once(tmp_path, monkeypatch):
+    """Whichever worker takes the third task ends as by `kill -9` in the midst of it; the file that says so."""
+    from batchlab.engine import sweep as module
+
+    own, parent, died = module._train, os.getpid(), tmp_path / "died"
+
+    def mortal(which, *arguments):
+        if which == 2 and os.getpid() != parent and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return own(which, *arguments)
+
+    monkeypatch.setattr(module, "_train", mortal)
+    return died
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ray is not among the test tools on Windows")
+class TestRay:
+    def test_a_worker_killed_midway_changes_nothing(self, on_ray, dies_once, want):
+        """With leave to start one again, as its own documentation has it for actors."""
+        got = on_ray(a_run(), restarts=1)
+        assert dies_once.exists(), "no worker died"
+        pandas.testing.assert_frame_equal(without_time(got), want, check_exact=True)
+
+    def test_without_leave_it_is_an_error_and_the_next_sweep_goes_on(self, on_ray, dies_once, want, tmp_path):
+        from ray.exceptions import ActorDiedError
+
+        with pytest.raises(ActorDiedError, match="worker process has died"):
+            on_ray(a_run(), restarts=0, cache=tmp_path)
+        got = on_ray(a_run(), restarts=0, cache=tmp_path)
+        pandas.testing.assert_frame_equal(without_time(got), want, check_exact=True)

@@ -1,6 +1,6 @@
 """Several workers against one: the gradient, and each case in which it is another; whole runs; workers killed midway.
 
-What the workers compute is in workers.py. Every launch of it is one process that imports torch and forks.
+What the workers compute is in workers.py.
 """
 
 import json
@@ -25,8 +25,9 @@ FAR = 0.02  # of the gradient's length: nobody's rounding
 
 def workers(job, size, folder):
     """The answers of ``size`` workers to a job of workers.py."""
-    variables = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
     script = Path(__file__).with_name("workers.py")
+    paths = os.pathsep.join([str(ROOT / "src"), str(script.parent)])  # the second: where the forks' server finds it
+    variables = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
     done = subprocess.run(
         [sys.executable, script, job, str(size), folder], env=variables, capture_output=True, text=True, timeout=500
     )

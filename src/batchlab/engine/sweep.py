@@ -51,7 +51,8 @@ def sweep(
     n_jobs : joblib's: processes to use. By default, where the work for the CPU is long enough to pay for starting them,
         one for each of torch's threads, and each process then has one thread; else this process alone. They end with
         it. ``joblib.parallel_config`` has its say too, and is the way to a cluster:
-        ``with joblib.parallel_config("dask"): sweep(...)``. Cores are shared among processes.
+        ``with joblib.parallel_config("dask"): sweep(...)``. Cores are shared among processes. Dask starts a worker that
+        died again; Ray does so with ``ray_remote_args={"max_restarts": -1, "max_task_retries": -1}``.
     cache : a directory. Finished lanes are kept there, under a hash of everything that decides them (arguments and
         their code, data, versions, this package's code, the engine), and found again by any later sweep: one that was
         killed goes on, one on a larger grid adds to it. A function or class of your own is followed into its body,
