@@ -9,6 +9,7 @@ endif
 # Without compiling what may never be imported: that takes longer than unpacking it.
 PIP    := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 SITE   := _build/html/index.html
+PDF    := _build/html/batch-size-measured.pdf
 PAGES  := $(wildcard _config.yml _toc.yml index.md) $(shell find book chapters src -type f -not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*')
 # Two processes test on two cores. One thread each, for the chapters' matrices are small: more threads only wait for each
 # other, and where something else runs beside them they wait long.
@@ -16,7 +17,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: book test lab execute register experiments bench portable firefox speed lint clean help
+.PHONY: book pdf test lab execute register experiments bench portable firefox speed lint clean help
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -24,6 +25,9 @@ help: ## list the targets
 
 book: $(SITE) ## build the book as HTML (sets up .venv the first time) and print where it is
 	@echo "The book is at file://$(CURDIR)/$(SITE)"
+
+pdf: $(PDF) ## print the whole book as one PDF (needs Chromium) and say where it is
+	@echo "The PDF is at file://$(CURDIR)/$(PDF)"
 
 test: $(VENV)/.test lint ## package, every notebook, the built site in a browser, style: everything CI checks
 	BATCHLAB_CHROMIUM="$$($(BIN)/python tests/browser.py)" \
@@ -71,11 +75,18 @@ $(SITE): $(VENV)/.book $(PAGES)
 	@$(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet >/dev/null || { rm -f $@; exit 1; }
 	@touch $@
 
+$(PDF): $(VENV)/.pdf $(SITE)
+	@BATCHLAB_CHROMIUM="$$($(BIN)/python tests/browser.py)" $(BIN)/python book/_ext/paper.py
+
 # The pages show stored outputs, so they need neither torch nor what else the package computes with.
 $(VENV)/.book: pyproject.toml constraints.txt book/requirements.txt
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(PIP) --requirement book/requirements.txt
 	$(PIP) --no-deps --editable .
+	@touch $@
+
+$(VENV)/.pdf: $(VENV)/.book
+	$(PIP) pikepdf playwright
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.book

@@ -16,8 +16,8 @@ sys.path.insert(0, str(ROOT / "book" / "_ext"))  # chapters.py holds the form of
 
 NOT_FOR_PAGES = ["torch", "pandas", "scipy", "matplotlib", "sklearn", "joblib", "tensorflow"]
 LONGEST = [
-    "test_browser.py", "test_anywhere.py", ".ipynb", "test_parts.py", "test_parallel.py", "test_clusters.py",
-    "test_resume.py",
+    "test_browser.py", "test_anywhere.py", ".ipynb", "test_paper.py", "test_parts.py", "test_parallel.py",
+    "test_clusters.py", "test_resume.py",
 ]  # fmt: skip
 
 

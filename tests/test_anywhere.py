@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import nbformat
+import paper
 import pytest
 from bs4 import BeautifulSoup
 from nbclient import NotebookClient
@@ -133,6 +134,14 @@ def test_the_published_site_opens_its_notebooks_in_colab(stamped, published):
         links = [a["href"] for a in page.find_all("a", href=True)]
         assert f"https://colab.research.google.com/github/{REPOSITORY}/blob/notebooks/{place.as_posix()}" in links
         assert f"{REPOSITORY}@" in page.get_text()
+
+
+def test_every_published_page_links_to_the_book_as_a_pdf(published):
+    """publish.yml prints it after the pages; a copy without an address has no such link."""
+    for path in published.rglob("*.html"):
+        page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        link = page.find("a", string="The whole book as a PDF")
+        assert (path.parent / link["href"]).resolve() == (published / paper.NAME).resolve()
 
 
 def test_the_published_site_knows_its_address(published):
