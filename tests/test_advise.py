@@ -18,9 +18,10 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
 import batchlab as bl
+from batchlab.advise import _signal as signal
 from batchlab.advise._branches import branches
 from batchlab.advise._machine import largest_that_fits, loading, step_bytes
-from batchlab.advise._measure import settings_of
+from batchlab.advise._measure import length_of_run, settings_of
 from batchlab.advise._signal import rate_range, short_run
 from batchlab.advise._steps import kind_of_loss, take
 
@@ -80,8 +81,10 @@ def test_both_noise_scales_are_that_of_the_data():
     p = problem(model, data=(x, x @ torch.ones(4, 1) + 1.0), optimizer=sgd(model, 1e-12), batch_size=32)
     truth = bl.noise.noise_scale(model, mse_loss, *p.data, population=512).b_simple.estimate
     looks, layers, notes = short_run(p, p.pool(), 100, FOREVER, seed=0)
-    assert [look.examples for look in looks] == [0, 800, 1600, 2400, 3200] and not notes
-    assert [look.b_simple.estimate for look in looks] == pytest.approx([truth] * 5, rel=1e-3)
+    assert [look.examples for look in looks] == [
+        32 * step for step in (0, 12, 25, 38, 50, 62, 75, 88, 100)
+    ] and not notes
+    assert [look.b_simple.estimate for look in looks] == pytest.approx([truth] * 9, rel=1e-3)
     exact = bl.noise.by_layer(model, mse_loss, *p.data, population=512)
     assert list(layers) == list(exact) == ["0", "2"]
     for name, scale in layers.items():
@@ -92,6 +95,29 @@ def test_both_noise_scales_are_that_of_the_data():
     looks, layers, notes = short_run(p, p.pool(), 100, FOREVER, seed=0)
     assert [look.examples for look in looks] == [1600, 3200, 4800, 6400]
     assert "micro-batches of 16" in notes[0][1] and all("two_batch" in look.call for look in looks)
+
+
+@pytest.mark.parametrize(("examples", "size", "population", "steps"), [
+    (None, 512, 512, 200), (6400, 512, 512, 100), (6400, 128, 512, 25), (6400, 512, None, 100), (32, 512, 512, 8),
+])  # fmt: skip
+def test_the_short_run_is_the_first_half_of_the_run_in_passes_over_the_pool(examples, size, population, steps):
+    pool = SimpleNamespace(size=size, population=population)
+    assert length_of_run(problem(batch_size=32), pool, examples) == steps
+
+
+def test_looks_take_at_most_half_of_the_time():
+    """Each look at single examples costs a second of ten, a step nothing: four fit into half of the nine left."""
+    now = [10.0]
+    p, look = problem(batch_size=4), signal.single_examples
+
+    def dear(*arguments):
+        now[0] -= 1.0
+        return look(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signal, "single_examples", dear)
+        looks, _, _ = short_run(p, p.pool(), 40, lambda: now[0], seed=0)
+    assert [look.examples for look in looks] == [0, 40, 80, 120, 160]
 
 
 def test_micro_batches_where_single_examples_are_not_to_be_had():

@@ -281,6 +281,18 @@ def test_on_paper_no_code_is_cut_and_nothing_is_folded(address, visit, path):
     assert page.locator("details[open]").count() == 0
 
 
+@pytest.mark.parametrize("how", [{"format": "A4"}, {"prefer_css_page_size": True}], ids=lambda how: next(iter(how)))
+def test_the_cheat_sheet_is_one_page_of_a4(address, visit, how):
+    page, _ = visit(address + "book/cheat-sheet.html", theme="dark")
+    sheet = page.pdf(**how)
+    assert len(re.findall(rb"/Type\s*/Page\b", sheet)) == 1
+    (size,) = re.findall(rb"/MediaBox \[0 0 ([.\d]+) ([.\d]+)", sheet)
+    assert [float(side) for side in size] == pytest.approx([595.3, 841.9], abs=1)  # points
+    page.emulate_media(media="print")
+    assert page.locator("#cheat-sheet section").evaluate_all("parts => parts.every(part => part.offsetHeight > 20)")
+    assert not page.get_by_role("button", name="Contents").is_visible()
+
+
 @pytest.mark.parametrize(
     ("body", "fault"),
     [

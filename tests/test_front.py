@@ -1,4 +1,4 @@
-"""The numbers on the front page and in the README are those of the ledger's evidence and of the stored rows."""
+"""The numbers on the front page, README and cheat sheet are those of the ledger's evidence and of the stored rows."""
 
 import re
 
@@ -6,11 +6,13 @@ import ledger as book
 import numpy as np
 import pytest
 
-from batchlab import results
+from batchlab import claims, results
 
 from conftest import ROOT
 
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8").replace("\n", " ") for name in ("index.md", "README.md")}
+SHEET = (ROOT / "book" / "cheat-sheet.md").read_text(encoding="utf-8")
+LINK = r"\]\((?:#|\w[\w-]*\.(?:md|ipynb))"
 KNEES = (8, 32, 128, 512, 2048)
 
 
@@ -38,7 +40,7 @@ def times():
 
 def said(page, pattern):
     """The numbers that ``page`` has where ``pattern`` stands: it must stand there exactly once."""
-    found = re.findall(pattern, PAGES[page])
+    found = re.findall(pattern, PAGES[page] if page in PAGES else SHEET)
     assert len(found) == 1, f"{page}: {pattern!r} stands {len(found)} times"
     return [float(x.replace(",", "")) for x in (found[0] if isinstance(found[0], tuple) else found)]
 
@@ -119,3 +121,74 @@ def test_no_page_points_to_a_chapter_that_is_not_written():
     written = {path.stem for path in (ROOT / "chapters").glob("*.ipynb")}
     for name, text in PAGES.items():
         assert {slug for slug in re.findall(r"chapters/([\w-]+)\.ipynb", text)} <= written, name
+
+
+# --- The cheat sheet -------------------------------------------------------------------------------------------------
+
+
+def test_every_line_of_the_cheat_sheet_with_a_number_leads_to_its_evidence():
+    """A line is an item, a row of a table or a paragraph; the first and an item's own number are left out."""
+    lines = [re.sub(r"^\d\. ", "", line) for line in SHEET.splitlines()[4:]]
+    numbers = [line for line in lines if re.search(r"\d", re.sub(r"\$[^$]*\$|!?\]\([^)]*\)", "", line))]
+    assert len(numbers) >= 15
+    assert [line for line in numbers if not re.search(LINK, line)] == []
+
+
+def test_the_cheat_sheet_tries_the_safest_single_size_first(times):
+    told = r"Start with (\d+)\*\*.*?(\d+) % slower than the best size at the median of (\d+) cases, ([\d.]+) times"
+    size, median, cases, worst = said("sheet", told)
+    safest = times.max(axis=0).argmin()
+    assert size == 2 ** (safest + 1) and cases == len(times)
+    assert median == round(100 * (np.median(times[:, safest]) - 1))
+    assert worst == round(times[:, safest].max(), 1)
+
+
+def test_the_cheat_sheet_knows_what_being_off_costs():
+    """At worst the knee is the critical batch size: then (u + 1 / u - 2) / 4 of the least time is lost, u times off."""
+    told = r"factor of (\d) costs an eighth at most, by (\d+) up to ([\d.]+) times the run"
+    off, most, times_longer = said("sheet", told)
+    assert (off + 1 / off - 2) / 4 == 1 / 8
+    assert times_longer == round(1 + (most + 1 / most - 2) / 4, 1)
+
+
+ON_THE_SHEET = [  # (where it stands, claim, statistic, its factor, decimals)
+    (r"at worst (\d+) % slower", "best-batch-size", "knee_worst_regret", 100, 0),
+    (r"\*\* ([\d.]+) % slower at the median,", "best-batch-size", "median_regret", 100, 1),
+    (r"median, (\d+) % at worst", "best-batch-size", "worst_regret", 100, 0),
+    (r"SGD: times \$r\$ \(exponent found: ([\d.]+)\)", "lr-batch-relation", "sgd_slope", 1, 2),
+    (r"at most \(([\d.]+)\)", "lr-batch-relation", "adam_slope", 1, 2),
+    (r"hardly at all \(([\d.]+)\)", "lr-batch-relation", "sgd_slope_past_critical", 1, 2),
+    (r"AdamW on text: ([\d.]+) \(", "rescaling-rules", "text_adam_slope", 1, 2),
+    (r"in proportion ended (\d+) points ahead", "rescaling-rules", "sgd_linear_over_none", 100, 0),
+    (r"at a large batch: ([\d.]+) points", "warmup-for-large-b", "adam_best_gain", 100, 1),
+    (r"batch may grow: ([\d.]+) points apart", "grow-b-during-training", "falling_rate_difference", -100, 1),
+    (r"critical batch size ([\d.]+) times too large", "noise-scale-predicts", "ratio", 1, 1),
+    (r"18 cases off by ([\d.]+) times", "noise-scale-predicts", "worst_of_18", 1, 1),
+    (r"the same gradient, ([\d.]+) of the peak", "checkpointing", "peak_ratio", 1, 2),
+    (r"8 beat 128 by ([\d.]+) points or more", "small-b-generalises", "gap_own_rates", 100, 1),
+    (r"\(1,024\): by ([\d.]+) at most", "small-b-generalises", "gap_same_steps", 100, 1),
+    (r"workers: ([\d.]+) times fewer steps from 8 to 32", "distributed-efficiency", "efficiency_below_critical", 4, 1),
+]
+
+
+@pytest.mark.parametrize(("pattern", "claim", "name", "factor", "decimals"), ON_THE_SHEET, ids=lambda x: str(x)[:30])
+def test_a_number_on_the_cheat_sheet_is_that_of_the_ledger(pattern, claim, name, factor, decimals, evidence):
+    assert said("sheet", pattern) == [round(factor * evidence[claim, name], decimals)]
+
+
+def test_what_the_cheat_sheet_says_in_words_is_that_of_the_ledger(evidence):
+    for words, claim, name, value, within in (
+        ("a fifth of the excess was left", "sgd-no-global", "digits_cut", 1 / 5, 0.03),
+        ("the same gradient ([tested](#gradient-accumulation))", "gradient-accumulation", "weighted_error", 0, 1e-6),
+        ("the same gradient, 0.65", "checkpointing", "gradient_difference", 0, 1e-6),
+        ("none past the critical batch size", "distributed-efficiency", "efficiency_past_critical", 1 / 4, 0.01),
+    ):
+        assert words in SHEET and evidence[claim, name] == pytest.approx(value, abs=within), words
+
+
+def test_what_the_cheat_sheet_calls_refuted_is_refuted():
+    ledger = claims.load(ROOT / "book" / "claims.yml")
+    listed = re.findall(r"\]\(#([\w-]+)\)", SHEET[SHEET.index("## Often said, and refuted") : SHEET.index("## Laws")])
+    named = re.findall(r"\[refuted\]\(#([\w-]+)\)", SHEET)
+    assert len(listed) == 5 and len(named) == 2
+    assert {ledger[claim].verdict for claim in listed + named} == {"refuted"}

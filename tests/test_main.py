@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import pytest
 
 import batchlab as bl
 from batchlab.__main__ import TEMPLATE, main
+
+from conftest import ROOT
 
 FAST = ["--seconds", "1.5", "--processor-time", "--most", "32", "--memory", "500M", "--quiet"]
 
@@ -64,6 +67,20 @@ def test_errors_are_one_line_and_name_what_is_wrong(tmp_path, monkeypatch, capsy
     assert main(arguments) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and named in said and said.count("\n") == 1
+
+
+EXAMPLES = [
+    p
+    for p in sorted((ROOT / "book" / "examples").glob("advise_*.py"))
+    if "gpt2" not in p.name or find_spec("transformers")
+]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what transformers imports
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_are_advised(file, capsys):
+    assert main(["advise", str(file), *FAST]) == 0
+    assert capsys.readouterr().out.startswith("Train with a batch of ")
 
 
 @pytest.mark.parametrize("text", ["2X", "many", ""])

@@ -61,16 +61,17 @@ def _makes_a_card(box):
 
 
 def pictures_keep_their_place(text, sizes):
-    """A picture below the first screen is fetched when it comes near; its size holds its place until then."""
-    words = 0
+    """A picture below the first screen or the first picture is fetched when it comes near; its size holds its place."""
+    words, first = 0, True
     for node in text.descendants:
         if getattr(node, "name", None) == "img":
             size = sizes(node["src"].rsplit("/", 1)[-1])
             if size:
                 node["width"], node["height"] = size
             node["decoding"] = "async"
-            if words > EARLY:
+            if words > EARLY or not first:
                 node["loading"] = "lazy"
+            first = False
         elif isinstance(node, str):
             words += len(node.split())
 

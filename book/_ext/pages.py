@@ -18,6 +18,7 @@ import terms
 from batchlab.playground._piece import style as playground
 
 BOOK = Path(__file__).resolve().parents[1]
+PART = "book/part-"  # what the names of part pages begin with
 FRONT_PICTURE = "_static/question.png"
 LONGEST_DESCRIPTION = 160  # characters: search engines and cards show no more
 COLOURS = 192  # in a figure: the eye sees no difference, and the file is a third
@@ -27,6 +28,14 @@ def style():
     """Return the one style sheet, book/_style in order and the playground's, without comments and indentation."""
     css = "".join(path.read_text(encoding="utf-8") for path in sorted((BOOK / "_style").glob("*.css"))) + playground()
     return re.sub(r"\n\s*", "\n", re.sub(r"/\*.*?\*/", "", css, flags=re.DOTALL)).strip() + "\n"
+
+
+def lighter(file):
+    """Return the picture in a file, or in a path, as the book has it: on white, with so many colours."""
+    with Image.open(file) as picture:
+        flat = Image.new("RGB", picture.size, "white")
+        flat.paste(picture, mask=picture.convert("RGBA").getchannel("A"))
+    return flat.quantize(COLOURS, dither=Image.Dither.NONE)
 
 
 def fingerprint():
@@ -57,19 +66,24 @@ def sections(text):
         title = section.h2.__copy__()
         for link in title.select(".headerlink"):
             link.decompose()
+        for link in title.find_all("a"):
+            link.unwrap()  # it stands within a link
         found.append({"id": section["id"], "title": Markup(title.decode_contents())})
     return found
 
 
 def parts(env):
-    """Return the table of contents: {"caption", "pages": [{"name", "title", "number"}]} for each part."""
-    return [
-        {
-            "caption": tree.caption,
-            "pages": [{"name": n, "title": env.titles[n].astext(), "number": number(n)} for n in tree.items],
-        }
-        for tree in env.external_site_map.root.subtrees
-    ]
+    """Return the table of contents: {"caption", "page", "pages": [{"name", "title", "number"}]} for each part.
+
+    ``page`` is the part's own page, to which its caption leads; None where it has none.
+    """
+    found = []
+    for tree in env.external_site_map.root.subtrees:
+        own = next((str(name) for name in tree.items if name.startswith(PART)), None)
+        names = [str(name) for name in tree.items if name != own]
+        listed = [{"name": n, "title": env.titles[n].astext(), "number": number(n)} for n in names]
+        found.append({"caption": tree.caption, "page": own, "pages": listed})
+    return found
 
 
 def number(name):
@@ -113,7 +127,8 @@ def _frame(app, pagename, templatename, context, doctree):
     }
     if doctree is not None:
         title = lookup.words(text.h1) if text.h1 else pagename
-        app.book_pages[pagename] = (title, lookup.entries(text))
+        found = [] if pagename.startswith(PART) else lookup.entries(text)  # what a part page says stands elsewhere too
+        app.book_pages[pagename] = (title, found)
 
 
 def _begin(app):
@@ -128,10 +143,7 @@ def _finish(app, exception):
     found = {app.builder.get_target_uri(name): entry for name, entry in app.book_pages.items()}
     lookup.write(out / "_static" / "search.js", found)
     for path in (out / "_images").glob("*.png"):
-        with Image.open(path) as picture:
-            flat = Image.new("RGB", picture.size, "white")
-            flat.paste(picture, mask=picture.convert("RGBA").getchannel("A"))
-        flat.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+        lighter(path).save(path, optimize=True)
     if app.config.html_baseurl:
         places = "".join(f"<url><loc>{escape(address(app, name))}</loc></url>\n" for name in app.book_pages)
         sitemap = f'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{places}</urlset>\n'

@@ -43,7 +43,8 @@ def contents(front):
     found = []
     for listed in front.select("#contents ul"):
         caption = listed.find_previous_sibling("p")
-        pages = [link["href"].replace("#", "index.html") for link in listed.find_all("a")]
+        links = [*(caption.find_all("a") if caption else ()), *listed.find_all("a")]  # a part's own page comes first
+        pages = [link["href"].replace("#", "index.html") for link in links]
         found.append({"caption": caption.get_text() if caption else "", "pages": pages})
     return found
 

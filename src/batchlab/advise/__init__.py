@@ -7,10 +7,14 @@ from batchlab._check import count, fail, number, one_of
 from batchlab.advise._decide import OBJECTIVES, Advice, decide
 from batchlab.advise._measure import measure
 from batchlab.advise._measured import Measured
+from batchlab.advise._regret import Cell, cells, chance, choices, regrets, stored
 from batchlab.advise._report import Report
 from batchlab.problem import Problem
 
-__all__ = ["Advice", "Measured", "Report", "advise", "decide", "measure"]
+__all__ = [
+    "Advice", "Cell", "Measured", "Report", "advise", "cells", "chance", "choices", "decide", "measure",
+    "regrets", "stored",
+]  # fmt: skip
 
 
 def advise(
@@ -27,7 +31,7 @@ def advise(
     seconds=120.0,
     memory=None,
     most=None,
-    steps=200,
+    steps=None,
     branch=False,
     devices=(),
     device_seconds=None,
@@ -51,7 +55,8 @@ def advise(
     clock : what times the steps and counts the seconds; ``time.process_time`` on a CPU where other programs run as well
     memory : bytes that a step may take. None: a GPU's own limit; on a CPU half of what is free
     most : the largest batch to try or to advise (None: the training set, at most 65,536)
-    steps : of the short run
+    steps : of the short run. None: 200, or the first half of the run whose ``examples`` are given, with no more passes
+        over the examples in hand (8,192 at most) than that makes over all, as far as the time lasts
     devices, device_seconds : (2, 8), say, and a function (compute, devices) -> seconds a step where each device
         computes for ``compute`` seconds, for what they would buy; ``lambda compute, n: compute``: a link that costs
         nothing
@@ -93,7 +98,8 @@ def advise(
         number("memory", memory, above=0)
     if most is not None:
         count("most", most, at_least=2)
-    count("steps", steps, at_least=8)
+    if steps is not None:
+        count("steps", steps, at_least=8)
     one_of("branch", branch, (True, False))
     one_of("progress", progress, (True, False))
     devices = tuple(count("devices", n) for n in devices)
@@ -107,7 +113,16 @@ def advise(
             print(f"{share:4.0%}  {took:5.1f} s  {part}", file=sys.stderr, flush=True)
 
     measured = measure(
-        problem, seconds=seconds, memory=memory, most=most, steps=steps, branch=branch, seed=seed, clock=clock, say=say
+        problem,
+        seconds=seconds,
+        memory=memory,
+        most=most,
+        examples=examples,
+        steps=steps,
+        branch=branch,
+        seed=seed,
+        clock=clock,
+        say=say,
     )
     advice = decide(
         measured,

@@ -19,6 +19,7 @@ from batchlab.problem._generators import generators_kept
 # Of the seconds, the share that is gone when a part must end; what a part leaves over is for the next.
 ENDS = {"data": 0.1, "memory": 0.3, "step time": 0.5, "loading": 0.55, "noise": 0.8, "rates": 0.9, "branches": 1.0}
 EXAMPLES = 8192  # the pool
+STEPS = 200  # of the short run, where nobody says how long the run will be
 RULES = {
     torch.optim.SGD: "sgd",
     torch.optim.Adam: "adam",
@@ -54,7 +55,7 @@ def settings_of(optimizer):
     return kind, tuple(groups)
 
 
-def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
+def measure(problem, *, seconds, memory, most, examples, steps, branch, seed, clock, say):
     """A ``Measured`` of ``problem``: see ``advise``, whose arguments these are. ``say(part, share)`` is told of
     progress.
 
@@ -117,7 +118,8 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
             found = replace(found, load=tuple(load), overlapped=overlapped)
         if not over("noise"):
             with preserved(problem.model, problem.optimizer):
-                looks, layers, more = short_run(problem, pool, steps, left["noise"], seed, kind == "mean")
+                looks, layers, more = short_run(problem, pool, steps or length_of_run(problem, pool, examples),
+                                                left["noise"], seed, kind == "mean")  # fmt: skip
             notes += more
             found = replace(found, looks=looks, layers=layers)
         advice = decide(found)
@@ -126,11 +128,20 @@ def measure(problem, *, seconds, memory, most, steps, branch, seed, clock, say):
         if branch and family == "other":
             notes.append(("branches", "not tried: how this optimizer's rate moves is not known"))
         elif branch and not over("branches"):
-            found = replace(found, branches=_branch(problem, pool, found, left["branches"], steps, seed))
+            found = replace(found, branches=_branch(problem, pool, found, left["branches"], steps or STEPS, seed))
             if not found.branches:
                 notes.append(("branches", "not measured: the time was over"))
         say("done", 1.0)
     return replace(found, notes=(*notes, *UNSEEN))
+
+
+def length_of_run(problem, pool, examples):
+    """The steps of the first half of a run of ``examples``, for which ``CRITICAL`` was read off; of so many passes over
+    the pool if it is smaller than the training set, since what is seen more often is fitted sooner."""
+    if examples is None:
+        return STEPS
+    share = 1 if pool.population is None else min(pool.size / pool.population, 1)
+    return max(8, round(share * examples / 2 / problem.batch_size))
 
 
 def _left(clock, end):

@@ -14,7 +14,8 @@ from batchlab.instruments.noise import noise_scale, two_batch
 from batchlab.problem import rowwise
 
 PIECES = 4  # micro-batches of a step in the short run
-LOOKS = 4
+LOOKS = 8  # at single examples, as far as half of the time lasts for them
+WINDOWS = 4  # of the short run, a look of micro-batches each
 SAMPLE, PROBES = 1024, 32  # examples of one look; random combinations of their gradients
 HELD = 2**27  # bytes that the combinations may take: they decide whether a look at single examples is to be had
 RATES = 60  # steps of a rate range, through four powers of ten
@@ -73,13 +74,16 @@ def short_run(problem, pool, steps, left, seed, single=True):
                          "noise scale")]  # fmt: skip
     stream, parameters = order(pool, seed), trained(problem.model)
     groups = _layers(problem.model)
+    begin = left()
     now = single_examples(problem, pool, seed) if single else "the loss is not a plain mean over examples"
+    cost, count = begin - left(), WINDOWS
     if isinstance(now, str):
         single = False
         notes.append(("single examples", f"{now}; the noise scale comes from micro-batches of {micro}"))
     else:
         looks.append(Look(0, now, PER_EXAMPLE))
-    done, marks = 0, {round(steps * k / LOOKS) for k in range(1, LOOKS + 1)}
+        count = max(1, min(LOOKS, int(left() / 2 / cost))) if cost > 0 else LOOKS
+    done, marks = 0, {round(steps * k / count) for k in range(1, count + 1)}
     for step in range(1, steps + 1):
         pair = _pieces_step(problem, pool, draw(stream, micro * pieces), pieces, parameters, groups)
         if pair is None:
