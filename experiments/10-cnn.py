@@ -27,6 +27,7 @@ SIX = ("smaller", "l1", "coupled", "decoupled", "dropout", "more data")
 TUNE = {("cnn-signals", arm) for arm in ("plain", "smaller", "more data")}
 KEYS = ["part", "task", "run", "arm", "setting", "batch_size", "size", "power", "seed", "step"]
 VALUES = ["early_loss", "train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
+LACKING = {"run": "", "arm": "", "setting": "", "size": 0, "early_loss": 0}  # what a part has no value for
 
 curves = bl.results.script("10-curves")
 remedies = bl.results.script("10-remedies")
@@ -102,7 +103,7 @@ def rows(seeds=SEEDS, parts=("curves", "remedies", "data"), tasks=TASKS, arms=("
         if "data" in parts:
             made += [t.assign(part="data") for t in doublings(seed, cache=cache)]
     table = pd.concat(made, ignore_index=True).reindex(columns=[*KEYS, *VALUES])
-    table["size"] = table["size"].astype("Int64")
+    table = table.fillna(LACKING).astype({"size": int})
     return table.round(dict.fromkeys(VALUES, 4))
 
 
