@@ -33,7 +33,7 @@ test: $(VENV)/.test lint ## package, every notebook, the built site in a browser
 	BATCHLAB_CHROMIUM="$$($(BIN)/python tests/browser.py)" \
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-lab: $(VENV)/.lab ## open the chapters in JupyterLab (the clinic is in book, and needs the extra tools)
+lab: $(VENV)/.lab ## open the chapters in JupyterLab (the clinic is in book; it and chapter 14 need the extra tools)
 	$(BIN)/jupyter lab --notebook-dir . --FileContentsManager.preferred_dir=chapters
 
 execute: $(VENV)/.tools ## run every notebook in place and store its outputs (make execute CHAPTERS=chapters/01-*.ipynb for one)

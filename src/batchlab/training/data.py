@@ -1,7 +1,8 @@
 """Datasets as in-memory tensors, every one of them available without a network but ``openml``.
 
-Real: ``digits``, ``mnist5k``, ``documentation_text``, ``openml``. Synthetic: ``mnist1d``, ``gaussian_regression``,
-``line``, ``two_spirals``. Wrappers spoil the training part only: ``with_label_noise``, ``with_class_imbalance``.
+Real: ``digits``, ``mnist5k``, ``documentation_text``, ``documentation_topics``, ``japanese_vowels``, ``openml``.
+Synthetic: ``mnist1d``, ``gaussian_regression``, ``line``, ``two_spirals``. Wrappers spoil the training part only:
+``with_label_noise``, ``with_class_imbalance``.
 """
 
 from dataclasses import replace
@@ -12,7 +13,14 @@ import torch
 from batchlab._check import count, fail, number
 from batchlab._seeds import generator
 from batchlab.training.dataset import ORDERS, Dataset, epoch_order, fingerprint, index_stream
-from batchlab.training.real import digits, documentation_text, mnist5k, openml
+from batchlab.training.real import (
+    digits,
+    documentation_text,
+    documentation_topics,
+    japanese_vowels,
+    mnist5k,
+    openml,
+)
 from batchlab.training.synthetic import gaussian_regression, line, mnist1d, two_spirals
 
 __all__ = [
@@ -20,10 +28,12 @@ __all__ = [
     "Dataset",
     "digits",
     "documentation_text",
+    "documentation_topics",
     "epoch_order",
     "fingerprint",
     "gaussian_regression",
     "index_stream",
+    "japanese_vowels",
     "line",
     "mnist1d",
     "mnist5k",

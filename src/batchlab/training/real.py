@@ -1,9 +1,12 @@
 """Data that was observed, not made up. All of it is here without a network but ``openml``."""
 
 import gzip
+import re
 import warnings
 from functools import lru_cache
 from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -109,6 +112,78 @@ def _manual():
     """The topics of the manual, in the order of their names. What may be done with them: ``text/LICENSE-PSF``."""
     file = files("batchlab.training") / "text" / "python-3.11.7-topics.txt.gz"
     return gzip.decompress(file.read_bytes()).decode().split("\f")
+
+
+def documentation_topics(topics=10, words=20, *, vocabulary=500, seed=0, val=250, test=250):
+    """Text classification: from which topic of Python's manual is this passage? The text of ``documentation_text``.
+
+    The ``topics`` longest of the manual's 79 are cut into passages of ``words`` words each. An input is a passage's bag
+    of words: the square root of how often each of the ``vocabulary`` most frequent words of the training part occurs
+    in it, float32 ``(N, vocabulary)``; classes are numbered from the longest topic down. ``val`` and ``test`` count
+    passages, ``seed`` draws the split.
+
+    >>> documentation_topics()
+    Dataset('documentation_topics', real, train 1452, val 250, test 250, inputs (500,), 10 classes)
+    """
+    count("topics", topics, at_least=2, at_most=len(_manual()))
+    count("words", words)
+    texts = sorted((re.findall("[a-z]+", topic.lower()) for topic in _manual()), key=len, reverse=True)[:topics]
+    passages = [t[i : i + words] for t in texts for i in range(0, len(t) - words + 1, words)]
+    labels = np.repeat(np.arange(topics), [len(t) // words for t in texts])
+    count("val", val, at_most=len(passages) - 2)
+    count("test", test, at_most=len(passages) - 1 - val)
+    parts = split(seed, np.array(passages), labels, val, test)
+    seen, often = np.unique(parts[0][0], return_counts=True)
+    kept = seen[np.argsort(-often, kind="stable")][: count("vocabulary", vocabulary, at_most=len(seen))]
+    bags = [(np.sqrt((x[:, :, None] == kept).sum(1)), y) for x, y in parts]
+    return Dataset("documentation_topics", True, **tensors(bags, labels=True), classes=topics)
+
+
+def japanese_vowels(frames=7, *, seed=0, val=100, test=100):
+    """Real speech: who of nine men says this vowel? 640 utterances of "ae" (Kudo, Toyama & Shimbo 1999), from ``aeon``.
+
+    An utterance is a row of 7 to 29 frames of 12 coefficients (linear prediction, cepstrum). An input is ``frames``
+    frames on end, float32 ``(N, 12 * frames)``, each coefficient standardised by the training part; every place in an
+    utterance gives one, so examples of one utterance overlap. ``val`` and ``test`` count utterances, which lie in one
+    part each; ``seed`` draws the split.
+
+    Raises ModuleNotFoundError where aeon is not installed: it is the extra ``speech`` of this package. Only its data
+    are read: nothing of it is imported, and it needs none of its dependencies.
+    """
+    count("frames", frames, at_most=7)
+    utterances, speakers = _utterances()
+    count("val", val, at_most=len(utterances) - 2)
+    count("test", test, at_most=len(utterances) - 1 - val)
+    parts = split(seed, np.arange(len(utterances)), speakers, val, test)
+    training = np.concatenate([utterances[i] for i in parts[0][0]])
+    mean, sd = training.mean(0), training.std(0)
+    cut = []
+    for chosen, labels in parts:
+        windows = [np.lib.stride_tricks.sliding_window_view((utterances[i] - mean) / sd, frames, 0) for i in chosen]
+        sizes = [len(w) for w in windows]
+        cut.append((np.concatenate(windows).transpose(0, 2, 1).reshape(sum(sizes), -1), np.repeat(labels, sizes)))
+    return Dataset("japanese_vowels", True, **tensors(cut, labels=True), classes=9)
+
+
+@lru_cache(maxsize=1)
+def _utterances():
+    """Of each utterance its frames (length, 12); and the speakers, from 0 to 8."""
+    found = find_spec("aeon")
+    if found is None:
+        raise ModuleNotFoundError(
+            "japanese_vowels needs the package aeon, which holds the data: pip install --no-deps aeon "
+            "(it needs none of what aeon itself needs). data.mnist1d() has signals, made up, and needs no data.",
+            name="aeon",
+        )
+    folder = Path(found.submodule_search_locations[0]) / "datasets/data/JapaneseVowels"
+    utterances, speakers = [], []
+    for part in ("TRAIN", "TEST"):
+        lines = (folder / f"JapaneseVowels_{part}.ts").read_text(encoding="utf-8").splitlines()
+        for line in lines[lines.index("@data") + 1 :]:
+            *coefficients, speaker = line.split(":")
+            utterances.append(np.array([c.split(",") for c in coefficients], dtype=np.float64).T)
+            speakers.append(int(speaker) - 1)
+    return utterances, np.array(speakers)
 
 
 def openml(name, *, version=1, seed=0, val=0.1, test=0.2, cache=None):
