@@ -10,6 +10,10 @@
     try { localStorage.theme = root.dataset.theme; } catch { /* a browser that keeps nothing forgets this too */ }
   };
 
+  // A long list of contents opens where the reader is.
+  const here = document.querySelector("#contents [aria-current]");
+  if (here) here.closest("#contents").scrollTop = here.offsetTop - 200;
+
   // Code is copied whole.
   for (const box of document.querySelectorAll(".cell_input .highlight, section > div[class*=highlight-] > .highlight")) {
     const button = make("button", { type: "button", className: "copy", textContent: "Copy" });
