@@ -47,8 +47,8 @@ rule chooses and how much more time it takes to the loss than the best size of t
 own tuned rate; "ours, its rate" was trained at the size and the rate that the advisor proposes, and can be better than
 the table. "chance" is the regret that the seeds of the table alone explain."""
 TAIL = """No rule of the advisor was changed after a problem of the list was measured. The benchmark was, for all rules
-alike, after the first problems. More seeds are counted where the minutes last: done for `autoencoder-digits`, where most
-runs of small batches do not reach the loss and our regret with three seeds was 58 %; the others have three. The table
+alike, after the first problems. More seeds are counted where the minutes last: done for `autoencoder-digits`, where
+most runs of small batches do not reach the loss and our regret with three seeds was 58 %; the others have three. The table
 of `factors-ratings` had ended at its first size, where two seeds of three did not reach the loss, and its first look
 at the loss had come too late for large sizes; it still falls at its end, 2,048, where whoever chose more is looked
 up: the advised size, trained, took a fifth of that time. The six minutes of `gpt2-text` lasted for 32 and 64; 16 and
