@@ -46,14 +46,14 @@ Printed by `python benchmarks/advice.py --only-report` from `results/advice/*.js
 rule chooses and how much more time it takes to the loss than the best size of the problem's table. Every size has its
 own tuned rate; "ours, its rate" was trained at the size and the rate that the advisor proposes, and can be better than
 the table. "chance" is the regret that the seeds of the table alone explain."""
-TAIL = """No rule of the advisor was changed after a problem of the list was measured. The benchmark was, for all rules
-alike, after the first problems. More seeds are counted where the minutes last: done for `autoencoder-digits`, where
-most runs of small batches do not reach the loss and our regret with three seeds was 58 %; the others have three. The table
-of `factors-ratings` had ended at its first size, where two seeds of three did not reach the loss, and its first look
-at the loss had come too late for large sizes; it still falls at its end, 2,048, where whoever chose more is looked
-up: the advised size, trained, took a fifth of that time. The six minutes of `gpt2-text` lasted for 32 and 64; 16 and
-128 were added by hand from a longer run, their seconds put on the scale of the first two: our regret was 0 % before,
-and is 31 %. All of it was measured beside other programs: seconds are too large at times.
+TAIL = """No rule of the advisor was changed after a problem of the list was measured. The benchmark was, for all
+rules alike, after the first problems. More seeds are counted where the minutes last: done for `autoencoder-digits`,
+where most runs of small batches do not reach the loss and our regret with three seeds was 58 %; the others have
+three. The table of `factors-ratings` had ended at its first size, where two seeds of three did not reach the loss,
+and its first look at the loss had come too late for large sizes; it still falls at its end, 2,048, where whoever
+chose more is looked up: the advised size, trained, took a fifth of that time. The six minutes of `gpt2-text` lasted
+for 32 and 64; 16 and 128 were added by hand from a longer run, their seconds put on the scale of the first two: our
+regret was 0 % before, and is 31 %. All of it was measured beside other programs: seconds are too large at times.
 
 Why it misses. `linear-synthetic`: its loss is near the floor that the label noise sets, where single looks at the
 noise scale lie between 140 and 3,300 examples, while a batch above 128 hardly saves steps. There the advised rate
