@@ -144,7 +144,9 @@ def test_every_picture_keeps_its_place_and_waits_until_it_is_near(pages):
 
 
 def test_the_whole_site_is_small(site):
-    assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 15_000_000
+    """A megabyte for each chapter, half of that its notebook to download, and one for all that is no chapter."""
+    most = 1_000_000 * (1 + len(list(site.glob("chapters/*.html"))))
+    assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < most
 
 
 def test_every_page_says_what_it_is(pages):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from batchlab import claims, results
+from batchlab.advise import cells, regrets, stored
 
 from conftest import ROOT
 
@@ -54,6 +55,20 @@ def test_the_first_size_to_try_is_the_safest_single_one(page, times):
     assert size == 2 ** (safest + 1)
     assert median == round(100 * (np.median(times[:, safest]) - 1))
     assert worst == round(times[:, safest].max(), 1)
+
+
+def test_what_the_advisor_lost_is_what_is_stored():
+    kept = stored().values()
+    ours = np.array([1 + regrets(k)["ours"][1] for k in kept])
+
+    def median(size):
+        times = [{c.batch_size: c.time for c in cells(k)} for k in kept]
+        return round(100 * (np.median([t[size] / min(t.values()) for t in times]) - 1))
+
+    found = said("index.md", r"took (\d+) % more time than the best.*?128 took (\d+) % and 32 took (\d+) %")
+    assert found == [round(100 * (np.median(ours) - 1)), median(128), median(32)]
+    assert "On two of the fifteen it was far off: three times the best at worst" in PAGES["index.md"]
+    assert sum(ours > 1.5) == 2 and round(ours.max()) == 3 and len(ours) == 15
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,8 @@ def test_the_picture_of_the_ledger_has_a_square_for_every_claim_filled_where_it_
     assert text.count(' expected"') == len(articles) - 1 - len(settled)
     assert '<a class="claim-refuted" href="book/claims.html#large-b-bias" title="large-b-bias: refuted">' in text
     assert f"{1 + len(settled)} verdicts stand: 0 [holds]{{.ledger-verdict .claim-holds}}" in text
-    assert f"The {65 - len(settled)} hollow squares wait." in text
+    assert f"The {65 - len(settled)} hollow squares wait, and show the verdict that we expect." in text
+    assert "hollow" not in page.page("<!-- ledger: squares -->\n\n<!-- ledger: legend -->", "index")  # all are settled
 
 
 def test_a_chapter_that_checks_one_claim_of_its_own_still_owes_the_others(measured_book, claims):

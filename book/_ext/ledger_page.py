@@ -204,11 +204,13 @@ def squares(claims, evidence, chapters):
 
 
 def legend(claims, evidence, chapters):
-    """Return two sentences: how many verdicts stand, and which; how many claims wait for their chapter."""
+    """Return how many verdicts stand, and which; and, where some claims wait for their chapter, how many."""
     articles = [claim for claim in claims.values() if not claim.own]
     stand = [claim.verdict for claim in articles if _settled(claim, evidence, chapters)]
     verdicts = (f"{stand.count(v)} {_verdict(v, words.replace(',', ''))}" for v, words in ledger.VERDICTS.items())
-    return f"{len(stand)} verdicts stand: {', '.join(verdicts)}. The {len(articles) - len(stand)} hollow squares wait."
+    wait = len(articles) - len(stand)
+    told = f" The {wait} hollow squares wait, and show the verdict that we expect." if wait else ""
+    return f"{len(stand)} verdicts stand: {', '.join(verdicts)}.{told}"
 
 
 def page(text, name, root=ROOT):
