@@ -524,6 +524,23 @@ def test_home_and_end_lead_to_the_ends_of_a_slider_and_its_words_follow(show, na
             assert field.get_attribute("aria-valuetext") == f"{said} {spec.get('unit', '')}".strip(), control
 
 
+CHAPTER_9 = {"preset": "large-gpu", "devices": 8, "communication_ms": 1.0, "batch_size": 512}
+
+
+@pytest.mark.site
+@pytest.mark.parametrize(
+    ("name", "settings"), [*SHOWN, ("target", CHAPTER_9)],  # its axis ends at a tick
+    ids=lambda x: x if isinstance(x, str) else "",
+)  # fmt: skip
+def test_no_word_of_a_chart_is_cut_at_its_edge(show, name, settings):
+    page = show(name, settings=settings)
+    cut = """svg => { const box = svg.getBoundingClientRect(); return [...svg.querySelectorAll("text")].filter(text => {
+        const r = text.getBoundingClientRect(); return r.left < box.left - 1 || r.right > box.right + 1;
+    }).map(text => text.textContent); }"""
+    charts = page.locator(".pg-chart").all()
+    assert [chart.evaluate(cut) for chart in charts] == [[]] * len(charts)
+
+
 @pytest.mark.site
 @pytest.mark.parametrize("name", NAMES)
 def test_a_setting_that_is_put_back_leaves_the_address(show, name):

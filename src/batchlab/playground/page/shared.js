@@ -190,7 +190,7 @@ export function usePreset(PIECE, { state, refresh }, name) {
 // --- Drawing -------------------------------------------------------------------------------------------------------
 
 export const WIDTH = 360, HEIGHT = 250;
-const LEFT = 46, RIGHT = 10, TOP = 10, BOTTOM = 40;
+const LEFT = 46, RIGHT = 22, TOP = 10, BOTTOM = 40;
 
 function ticks({ from, to, log }) {
   const found = [];
