@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +20,12 @@ LONGEST = [
     "test_browser.py", "test_anywhere.py", ".ipynb", "test_paper.py", "test_parts.py", "test_parallel.py",
     "test_clusters.py", "test_resume.py",
 ]  # fmt: skip
+
+
+def pytest_configure():
+    """What a shell starts in the background ignores Ctrl-C, and so would the programs that the tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
