@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import avg_pool2d, cross_entropy, mse_loss
+from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 import batchlab as bl
 
@@ -194,9 +194,9 @@ def ratings():
 class Factors(nn.Module):
     """Matrix factorisation of rank 8 with biases."""
 
-    def __init__(self):
+    def __init__(self, users=300, items=200):
         super().__init__()
-        self.left, self.right = nn.Embedding(300, 9), nn.Embedding(200, 9)
+        self.left, self.right = nn.Embedding(users, 9), nn.Embedding(items, 9)
         for part in (self.left, self.right):
             nn.init.normal_(part.weight, std=0.3)
 
@@ -206,18 +206,130 @@ class Factors(nn.Module):
 
 
 class Spoken(nn.Module):
-    """GPT-2 from its configuration, 2 layers, 48 wide; needs the package transformers."""
+    """GPT-2 from its configuration; needs the package transformers."""
 
-    def __init__(self):
+    def __init__(self, context=16, width=48, layers=2):
         super().__init__()
         from transformers import GPT2Config, GPT2LMHeadModel
 
-        shape = GPT2Config(vocab_size=96, n_positions=16, n_embd=48, n_layer=2, n_head=4, resid_pdrop=0, embd_pdrop=0,
-                           attn_pdrop=0, bos_token_id=0, eos_token_id=0)  # fmt: skip
+        shape = GPT2Config(vocab_size=96, n_positions=context, n_embd=width, n_layer=layers, n_head=4, resid_pdrop=0,
+                           embd_pdrop=0, attn_pdrop=0, bos_token_id=0, eos_token_id=0)  # fmt: skip
         self.gpt = GPT2LMHeadModel(shape)
 
     def forward(self, ids):
         return self.gpt(ids).logits
+
+
+def diabetes():
+    from sklearn.datasets import load_diabetes
+
+    x, y = load_diabetes(return_X_y=True)
+    x, y = (x - x.mean(0)) / x.std(0), (y - y.mean()) / y.std()
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)[:, None]
+
+
+def taught():
+    """What a planted network 20-16-1 says, and a little noise."""
+    random = np.random.default_rng(1)
+    x = random.standard_normal((16_000, 20))
+    y = np.tanh(x @ random.standard_normal((20, 16)) / 20**0.5) @ random.standard_normal((16, 1)) / 4
+    y = y + 0.1 * random.standard_normal(y.shape)
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)
+
+
+def risk():
+    """One in twelve defaults; one label in fifty is wrong."""
+    from sklearn.datasets import make_classification
+
+    x, y = make_classification(12_000, 20, n_informative=6, weights=[11 / 12], flip_y=0.04, random_state=1)
+    x = (x - x.mean(0)) / x.std(0)
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(y)
+
+
+def patches():
+    """MNIST-1D's 40 numbers as ten of four."""
+    x, y = bl.data.mnist1d(6000).train
+    return x.reshape(-1, 10, 4), y
+
+
+def clicks():
+    """Whether a user clicks an item, by a planted rank of 3."""
+    random = np.random.default_rng(1)
+    user, item = random.integers(0, 400, 40_000), random.integers(0, 250, 40_000)
+    left, right = random.standard_normal((400, 3)), random.standard_normal((250, 3))
+    y = random.random(40_000) < 1 / (1 + np.exp(-2 * (left[user] * right[item]).sum(1)))
+    return (torch.tensor(user), torch.tensor(item)), torch.tensor(y, dtype=torch.float32)
+
+
+def likes():
+    return Factors(400, 250)
+
+
+def strided():
+    return nn.Sequential(
+        nn.Conv2d(1, 12, 3, stride=2), nn.Tanh(), nn.Conv2d(12, 24, 3, stride=2), nn.Tanh(),
+        nn.Flatten(), nn.Linear(24 * 2 * 2, 10),
+    )  # fmt: skip
+
+
+def normalised():
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(16 * 3 * 3, 10),
+    )  # fmt: skip
+
+
+def residual_signals(width=16):
+    def block():
+        return nn.Sequential(
+            nn.GroupNorm(4, width), nn.ReLU(), nn.Conv1d(width, width, 3, padding=1), nn.GroupNorm(4, width),
+            nn.ReLU(), nn.Conv1d(width, width, 3, padding=1),
+        )  # fmt: skip
+
+    return nn.Sequential(
+        nn.Conv1d(1, width, 5, stride=2), Plus(block()), Plus(block()), nn.ReLU(), nn.AdaptiveAvgPool1d(4),
+        nn.Flatten(), nn.Linear(4 * width, 10),
+    )  # fmt: skip
+
+
+class Plus(nn.Module):
+    """x + f(x)."""
+
+    def __init__(self, f):
+        super().__init__()
+        self.f = f
+
+    def forward(self, x):
+        return x + self.f(x)
+
+
+class Patched(nn.Module):
+    """A transformer encoder over ten patches, or an LSTM: the class from the mean over them, or from the last."""
+
+    def __init__(self, recurrent, width=32):
+        super().__init__()
+        self.recurrent, self.enter = recurrent, nn.Linear(4, width)
+        self.place = nn.Parameter(0.02 * torch.randn(10, width))
+        block = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+        self.body = nn.LSTM(width, 48, batch_first=True) if recurrent else nn.TransformerEncoder(
+            block, 2, enable_nested_tensor=False)  # fmt: skip
+        self.head = nn.Linear(48 if recurrent else width, 10)
+
+    def forward(self, x):
+        h = self.enter(x)
+        return self.head(self.body(h)[0][:, -1] if self.recurrent else self.body(h + self.place).mean(1))
+
+
+class Bag(nn.Module):
+    """Topic of a passage from the mean of its words' vectors."""
+
+    def __init__(self, width=32):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(1002, width), nn.Linear(width, 8)
+
+    def forward(self, ids, mask):
+        return self.head((self.embed(ids) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
 
 
 # What the rules were tried on; not in the table.
@@ -225,7 +337,7 @@ TRIED = {
     "tried-signals": Task(lambda: bl.data.mnist1d(4000).train, lambda: dense(40, 100, 100, 10), SGD, 0.1, 120_000),
     "tried-digits": Task(partial(digits, False), lambda: dense(64, 64, 10), ADAM, 0.003, 12_000),
 }
-TASKS = {
+FIRST = {
     "linear-synthetic": Task(planted, lambda: flat_start(nn.Linear(100, 1, bias=False)), SGD, 0.05, 60_000, mse_loss),
     "softmax-mnist": Task(mnist, lambda: nn.Linear(784, 10), SGD, 0.01, 24_000),
     "mlp-friedman": Task(friedman, lambda: dense(10, 64, 64, 1), MOMENTUM, 0.03, 60_000, mse_loss),
@@ -242,3 +354,21 @@ TASKS = {
     "factors-ratings": Task(ratings, Factors, SGD, 2.0, 600_000, mse_loss),
     "gpt2-text": Task(text, Spoken, ADAMW, 0.003, 24_000, letters),
 }
+TASKS = {
+    "linear-diabetes": Task(diabetes, lambda: nn.Linear(10, 1), MOMENTUM, 0.003, 8_000, mse_loss),
+    "softmax-signals": Task(lambda: bl.data.mnist1d(4000).train, lambda: nn.Linear(40, 10), ADAM, 0.01, 60_000),
+    "mlp-teacher": Task(taught, lambda: dense(20, 64, 64, 1), ADAMW, 0.003, 80_000, mse_loss),
+    "mlp-risk": Task(risk, lambda: dense(20, 32, 32, 2), MOMENTUM, 0.03, 60_000),
+    "mlp-mnist": Task(mnist, lambda: dense(784, 100, 10), ADAM, 0.001, 24_000),
+    "autoencoder-signals": Task(lambda: (bl.data.mnist1d(4000).train[0],) * 2, lambda: dense(40, 64, 12, 64, 40), SGD,
+                                0.3, 80_000, mse_loss),
+    "cnn-images": Task(partial(mnist, 14), strided, ADAMW, 0.003, 24_000),
+    "cnn-waves": Task(lambda: bl.data.mnist1d(8000, signals=True).train, signals, ADAM, 0.003, 60_000),
+    "resnet-waves": Task(lambda: bl.data.mnist1d(6000, signals=True).train, residual_signals, MOMENTUM, 0.03, 36_000),
+    "batchnorm-mnist": Task(partial(mnist, 14), normalised, MOMENTUM, 0.03, 16_000),
+    "transformer-patches": Task(patches, lambda: Patched(False), ADAM, 0.003, 36_000),
+    "lstm-patches": Task(patches, lambda: Patched(True), ADAMW, 0.005, 36_000),
+    "bag-words": Task(words, Bag, ADAM, 0.01, 48_000),
+    "factors-clicks": Task(clicks, likes, ADAM, 0.01, 240_000, binary_cross_entropy_with_logits),
+    "gpt2-windows": Task(partial(text, 24, 98_304), lambda: Spoken(24, 32, 1), ADAMW, 0.003, 16_000, letters),
+}  # fmt: skip

@@ -43,14 +43,17 @@ def advise(
     """Measure a problem and say which batch size to train it with: a ``Report``, which prints as text.
 
     Measured, in this order: the largest batch that fits, on the longest examples too; seconds a step, and to load an
-    example; the noise scale, now and along a short run; with ``branch`` the branch test; two short rate ranges. What
-    the time does not last for is named in the report, and the advice rests on the rest. Nothing is changed: model,
+    example; the noise scale, now and along a short run; two short rate ranges, and whether the advised rate holds;
+    where ``examples`` are given and the time lasts for it, whole runs at several sizes and rates, which then decide;
+    with ``branch`` the branch test. What the time does not last for is named in the report, and the advice rests on the
+    rest. Nothing is changed: model,
     gradients, mode, optimizer and random generators are afterwards what they were, bit for bit, whatever happens.
 
     model, loss, data, optimizer, batch_size, takes : as ``Problem`` takes them; or a ``Problem`` alone
     objective : "time", the least time to a loss on this machine; "compute", at most 20 % more examples than the fewest;
         "deadline", the fewest examples with which the run ends within ``deadline`` seconds
-    examples : how many the run is planned for at ``batch_size``: then the whole run's seconds are told
+    examples : how many the run is planned for at ``batch_size``: then the whole run's seconds are told, and a run that
+        is short enough is tried
     seconds : for all measurements, by ``clock``. The part that is under way when they end goes on to its next step
     clock : what times the steps and counts the seconds; ``time.process_time`` on a CPU where other programs run as well
     memory : bytes that a step may take. None: a GPU's own limit; on a CPU half of what is free

@@ -13,16 +13,12 @@ from scipy import stats
 
 from batchlab._check import fail, number, one_of
 from batchlab.advise._cost import fits, jitter, knee_of, step_seconds
+from batchlab.advise._critical import critical_batch
 from batchlab.advise._measured import Measured
 from batchlab.rescale import rescale
 from batchlab.stats import Interval
 
 OBJECTIVES = ("time", "compute", "deadline")
-# B_crit over the noise scale in the first half of a run, the start left out, and how far single problems scatter about
-# it (a standard deviation of the logarithm): read off the stored rows of 07-critical-batch, 07-momentum and 07-adam.
-# For "other" a guess between them.
-CRITICAL = {"sgd": (1.0, 0.5), "momentum": (1.8, 0.5), "adam": (3.0, 0.6), "adamw": (3.0, 0.6), "other": (1.7, 0.9)}
-UNKNOWN = 1.5  # the same where no noise scale is known: then B_crit is taken to lie around the knee
 MORE_EXAMPLES = 0.2  # "compute": at most so many more than the fewest
 QUANTILES = np.arange(0.5, 25) / 25
 BEYOND = 8  # sizes up to so many times the largest that was timed are considered
@@ -166,24 +162,6 @@ def run_seconds(batch_size, critical, seconds, own, examples):
     return float(examples * (batch_size + critical) / (own + critical) / batch_size * seconds(batch_size))
 
 
-def critical_batch(measured, knee):
-    """(median, spread, noise scale): B_crit is log-normal about ``median`` with the standard deviation ``spread`` of
-    its logarithm; the noise scale is the geometric mean of the looks, each by its exactness, without the first of a
-    fresh run; or None."""
-    looks = measured.looks[1:] if measured.fresh and len(measured.looks) > 1 else measured.looks
-    known = [x.b_simple for x in looks if x.b_simple.estimate > 0 and math.isfinite(x.b_simple.estimate)]
-    factor, spread = CRITICAL[measured.family]
-    if not known:
-        floor = max((x.b_simple.low for x in looks if x.b_simple.low > 0), default=0.0)  # not told from infinity
-        middle = max(1.0, min(knee, measured.timings[-1][0]), factor * 2 * floor)
-        return middle, UNKNOWN, None
-    widths = [min(math.log(x.estimate / x.low), 3.0) / 1.96 if x.low > 0 else 1.5 for x in known]
-    weights = 1 / (spread**2 + np.square(widths))  # a run's looks scatter about as much as problems do
-    noise = math.exp(np.average([math.log(x.estimate) for x in known], weights=weights))
-    sampling = math.sqrt((weights**2 * np.square(widths)).sum()) / weights.sum()
-    return factor * noise, math.hypot(spread, sampling), noise
-
-
 def candidates(measured, devices=1):
     """Powers of two and halfway between, up to the training set and, a device, to ``most`` and ``BEYOND`` times what
     was timed."""
@@ -253,12 +231,25 @@ def settings_at(measured, size, critical):
         betas = tuple(name for name in ("beta1", "beta2") if name in group)
         keep = betas if far and betas else None
         found.append(rescale(group, measured.batch_size, size, optimizer=optimizer, noise_scale=critical, keep=keep))
-    at = next((r for r in measured.ranges if r.batch_size == size and r.diverges), None)
     lr = found[0].settings["lr"]
-    if at is None or lr <= at.diverges / 2:
+    if measured.runs:
+        near = min(measured.runs, key=lambda r: abs(math.log(r.batch_size / size)))
+        first = {**measured.settings[0], "lr": near.lr}
+        moved = rescale(first, near.batch_size, size, optimizer=optimizer, noise_scale=critical, keep=keep)
+        return _at_rate(found, moved.settings["lr"], f"the best of whole runs with {near.batch_size}"), None, ()
+    range_of = next((r for r in measured.ranges if r.batch_size == size and r.diverges), None)
+    most, why = (range_of.diverges / 2, "a short range") if range_of else (math.inf, "")
+    with_it = min((rate for at, rate in measured.left if at == size), default=math.inf) / 2
+    if with_it < most:
+        most, why = with_it, "a short run"
+    if lr <= most:
         return tuple(found), None, ()
-    share, why = at.diverges / 2 / lr, "lowered: half of the rate at which a short range left"
-    lowered = tuple(
+    return _at_rate(found, most, f"lowered: half of the rate at which {why} left"), lr, ()
+
+
+def _at_rate(found, lr, why):
+    """``Rescaled``s with the first group's rate ``lr``, and the other groups' in proportion."""
+    share = lr / found[0].settings["lr"]
+    return tuple(
         replace(f, settings={**f.settings, "lr": f.settings["lr"] * share}, rules={**f.rules, "lr": why}) for f in found
     )
-    return lowered, lr, ()

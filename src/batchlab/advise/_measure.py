@@ -8,17 +8,23 @@ import torch
 
 from batchlab._check import fail
 from batchlab.advise._branches import branches
+from batchlab.advise._cost import step_seconds
 from batchlab.advise._decide import decide, settings_at
 from batchlab.advise._machine import ROUNDS, half_of_memory, largest_that_fits, loading, time_steps
 from batchlab.advise._measured import Measured
-from batchlab.advise._signal import rate_range, short_run
+from batchlab.advise._runs import whole_runs
+from batchlab.advise._signal import leaves, rate_range, short_run
 from batchlab.advise._steps import batch_norms, dropouts, kind_of_loss, refuse_bare_statistics, tried
 from batchlab.instruments._probe import check_model, preserved
 from batchlab.problem._generators import generators_kept
 
 # Of the seconds, the share that is gone when a part must end; what a part leaves over is for the next.
-ENDS = {"data": 0.1, "memory": 0.3, "step time": 0.5, "loading": 0.55, "noise": 0.8, "rates": 0.9, "branches": 1.0}
+ENDS = {
+    "data": 0.1, "memory": 0.25, "step time": 0.4, "loading": 0.45, "noise": 0.65, "rates": 0.75, "whole runs": 0.95,
+    "branches": 1.0,
+}  # fmt: skip
 EXAMPLES = 8192  # the pool
+HALVED = 6  # times at most, an advised rate with which the loss left
 STEPS = 200  # of the short run, where nobody says how long the run will be
 RULES = {
     torch.optim.SGD: "sgd",
@@ -125,6 +131,12 @@ def measure(problem, *, seconds, memory, most, examples, steps, branch, seed, cl
         advice = decide(found)
         if not over("rates"):
             found = replace(found, ranges=_ranges(problem, pool, advice, longest.safe, left["rates"], seed))
+            found = replace(found, left=_left_loss(problem, pool, found, left["rates"], seed))
+        if examples is not None and kind == "mean" and family != "other" and not over("whole runs"):
+            largest = min(longest.safe, pool.size // 2)
+            runs, more = whole_runs(problem, pool, examples, step_seconds(found), partial(_rate, found),
+                                    advice.batch_size, largest, left["whole runs"], seed)  # fmt: skip
+            found, notes = replace(found, runs=runs), notes + more
         if branch and family == "other":
             notes.append(("branches", "not tried: how this optimizer's rate moves is not known"))
         elif branch and not over("branches"):
@@ -187,10 +199,32 @@ def _ranges(problem, pool, advice, fits, left, seed):
     return tuple(found)
 
 
+def _rate(found, size):
+    """The first group's rate that goes with ``size``, as far as is known."""
+    advice = decide(found)
+    return settings_at(found, size, None if advice.noise is None else advice.critical.estimate)[0][0].settings["lr"]
+
+
+def _left_loss(problem, pool, found, left, seed):
+    """(size, rate) pairs with which a short run at the advised size left its loss: the advised rate, and half of it as
+    often as that does too."""
+    lost = ()
+    for _ in range(HALVED if found.family != "other" else 0):
+        size = decide(found).batch_size
+        rate = _rate(found, size)
+        if left() <= 0 or size > pool.size:
+            break
+        with preserved(problem.model, problem.optimizer):
+            if not leaves(problem, pool, size, rate, left, seed):
+                break
+        lost = (*lost, (size, rate))
+        found = replace(found, left=lost)
+    return lost
+
+
 def _branch(problem, pool, found, left, steps, seed):
     """The branches of a problem: with its advised size, and with twice and four times its own."""
-    advice, own = decide(found), problem.batch_size
-    critical = None if advice.noise is None else advice.critical.estimate
-    sizes = sorted({advice.batch_size, own * 2, own * 4} - {own})
-    rates = {size: settings_at(found, size, critical)[0][0].settings["lr"] for size in sizes}
+    own = problem.batch_size
+    sizes = sorted({decide(found).batch_size, own * 2, own * 4} - {own})
+    rates = {size: _rate(found, size) for size in sizes}
     return branches(problem, pool, sizes, rates, steps * own, left, seed)

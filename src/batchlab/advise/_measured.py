@@ -41,6 +41,16 @@ class Branch:
 
 
 @dataclass(frozen=True)
+class WholeRuns:
+    """Runs from the model as it was to the loss to which the problem's own settings come in its planned run: ``steps``,
+    a number a run that reached it, with ``batch_size`` at ``lr``, the best of the rates that were tried."""
+
+    batch_size: int
+    lr: float
+    steps: tuple
+
+
+@dataclass(frozen=True)
 class Measured:
     """Everything that ``decide`` looks at.
 
@@ -50,8 +60,9 @@ class Measured:
     ``load``: seconds to load a batch and each example in it,
     ``overlapped`` with the step or before it. ``largest``: the largest batch that fits, of usual and of the longest
     examples; ``bounded``: whether a larger one may fit as well (the cap or the time ended the search). ``fresh``:
-    whether the optimizer had not yet taken a step. ``notes``: (name, sentence) pairs, what could not be judged or was
-    handled.
+    whether the optimizer had not yet taken a step. ``left``: (batch size, rate) pairs with which a short run left its
+    loss. ``runs``: ``WholeRuns`` by ascending size, three or none. ``notes``: (name, sentence) pairs, what could not
+    be judged or was handled.
     """
 
     batch_size: int
@@ -70,6 +81,8 @@ class Measured:
     layers: dict = field(default_factory=dict)
     fresh: bool = True
     ranges: tuple = ()
+    left: tuple = ()
+    runs: tuple = ()
     branches: tuple = ()
     notes: tuple = ()
 
@@ -92,6 +105,8 @@ class Measured:
         d["ranges"] = tuple(
             RateRange(**{**x, "lrs": tuple(x["lrs"]), "losses": tuple(x["losses"])}) for x in d["ranges"]
         )
+        d["left"] = tuple(tuple(x) for x in d.get("left", ()))
+        d["runs"] = tuple(WholeRuns(**{**x, "steps": tuple(x["steps"])}) for x in d.get("runs", ()))
         d["branches"] = tuple(Branch(**{**x, "excess": Interval(**x["excess"])}) for x in d["branches"])
         d["load"] = None if d["load"] is None else tuple(d["load"])
         d["settings"], d["notes"] = tuple(d["settings"]), tuple(tuple(x) for x in d["notes"])

@@ -33,9 +33,10 @@ class Cell:
         return float(np.median([math.inf if s is None else s for s in self.steps])) * self.seconds
 
 
-def stored():
-    """{problem: what ``benchmarks/advice.py`` stored of it}, in the order of their names."""
-    found = sorted((folder("results") / "advice").glob("*.json"))
+def stored(first=False):
+    """{problem: what ``benchmarks/advice.py`` stored of it}, in the order of their names; with ``first`` those of the
+    first list, after which the advisor was changed."""
+    found = sorted((folder("results") / "advice" / ("first" if first else "")).glob("*.json"))
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in found}
 
 

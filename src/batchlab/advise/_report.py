@@ -203,7 +203,13 @@ def _off(a, m):
 def _measured(a, m):
     yield Row("knee", a.knee, "examples", "where a step's fixed cost and its examples cost the same", SECONDS)
     noise = "no noise scale: taken from the knee" if a.noise is None else "from the noise scale and the optimizer"
+    noise = "from the steps of whole runs" if m.runs else noise
     yield Row("critical batch size", a.critical, "examples", noise, DECIDE)
+    for r in m.runs:
+        meaning = f"to the loss of a run with your settings, at a rate of {short(r.lr)}"
+        yield Row(
+            f"whole runs with {r.batch_size:,}", sum(r.steps) / len(r.steps), "steps", meaning, "training with it"
+        )
     for look in m.looks:
         yield Row(
             f"noise scale after {look.examples:,}", look.b_simple, "examples", "examples of a short run", look.call

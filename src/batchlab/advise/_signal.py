@@ -168,31 +168,45 @@ def _squares(tensors):
 def rate_range(problem, pool, size, left, seed):
     """A ``RateRange`` at batch ``size``: the rate rises from a hundredth of the optimizer's to a hundred times it.
 
-    Smith's (2017) test, with his smoothing; it ends where a loss is not finite, or the smoothed loss as far above the
-    mean of the first steps as the best is below, and further than those scatter. None if the time is over before a
-    tenth of it. The model trains: call it where that is undone.
+    Smith's (2017) test, with his smoothing; it ends where ``_climb`` says that the loss left. None if the time is over
+    before a tenth of it. The model trains: call it where that is undone.
+    """
+    own = float(problem.optimizer.param_groups[0]["lr"])
+    lrs, losses, diverges = _climb(problem, pool, size, np.geomspace(own / 100, 100 * own, RATES), left, seed)
+    if losses and not math.isfinite(losses[-1]):
+        lrs, losses = lrs[:-1], losses[:-1]
+    if len(lrs) < RATES // 10:
+        return None
+    return RateRange(size, tuple(lrs), tuple(losses), lrs[int(np.argmin(losses))], diverges)
+
+
+def leaves(problem, pool, size, lr, left, seed):
+    """Whether the loss leaves within so many steps at the rate ``lr`` as a rate range has; the model trains."""
+    return _climb(problem, pool, size, np.full(RATES, lr), left, seed)[2] is not None
+
+
+def _climb(problem, pool, size, rates, left, seed):
+    """(rates, smoothed losses, the rate at which the loss left or None) of a step at each of ``rates``, as far as the
+    time lasts; other groups' rates keep their ratio to the first's.
+
+    The loss has left where it is not finite, or the smoothed loss as far above the mean of the first steps as the best
+    is below, and further than those scatter.
     """
     stream, own = order(pool, seed, 1), [float(group["lr"]) for group in problem.optimizer.param_groups]
-    lrs, losses, first, smooth, diverges = [], [], [], 0.0, None
-    for step in range(RATES):
-        factor = 10 ** (4 * step / (RATES - 1) - 2)
+    lrs, losses, first, smooth = [], [], [], 0.0
+    for step, rate in enumerate(rates):
         for group, lr in zip(problem.optimizer.param_groups, own, strict=True):
-            group["lr"] = lr * factor
+            group["lr"] = lr * rate / own[0]
         loss = float(take(problem, problem.sent(pool.fetch(draw(stream, size)))))
         smooth = 0.8 * smooth + 0.2 * loss
-        lrs.append(own[0] * factor)
+        lrs.append(float(rate))
         losses.append(smooth / (1 - 0.8 ** (step + 1)))
         if step < RATES // 10:
             first.append(loss)
         start = float(np.mean(first))
         far = max(start - min(losses), 2 * float(np.std(first)), 0.05 * abs(start))
         if not math.isfinite(loss) or (step >= RATES // 10 and losses[-1] > start + far):
-            diverges = lrs[-1]
-            break
+            return lrs, losses, float(rate)
         if left() <= 0:
             break
-    if not math.isfinite(losses[-1]):
-        lrs, losses = lrs[:-1], losses[:-1]
-    if len(lrs) < RATES // 10:
-        return None
-    return RateRange(size, tuple(lrs), tuple(losses), lrs[int(np.argmin(losses))], diverges)
+    return lrs, losses, None
