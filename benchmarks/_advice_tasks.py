@@ -337,7 +337,7 @@ TRIED = {
     "tried-signals": Task(lambda: bl.data.mnist1d(4000).train, lambda: dense(40, 100, 100, 10), SGD, 0.1, 120_000),
     "tried-digits": Task(partial(digits, False), lambda: dense(64, 64, 10), ADAM, 0.003, 12_000),
 }
-FIRST = {
+FIRST_TASKS = {
     "linear-synthetic": Task(planted, lambda: flat_start(nn.Linear(100, 1, bias=False)), SGD, 0.05, 60_000, mse_loss),
     "softmax-mnist": Task(mnist, lambda: nn.Linear(784, 10), SGD, 0.01, 24_000),
     "mlp-friedman": Task(friedman, lambda: dense(10, 64, 64, 1), MOMENTUM, 0.03, 60_000, mse_loss),

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _advice_tasks import FIRST, TASKS, TRIED
+from _advice_tasks import FIRST_TASKS, TASKS, TRIED
 
 import batchlab as bl
 from batchlab.advise import Cell, cells, chance, regrets, stored
@@ -42,24 +42,24 @@ MEDIAN, WORST = 0.15, 0.5  # the bars, set before anything was measured
 HEAD = """# Is the advisor right?
 
 Printed by `python benchmarks/advice.py --only-report` from `results/advice/`: for each problem of
-[advice_tasks.md](../benchmarks/advice_tasks.md) the batch size that a rule chooses and how much more time it takes to the
-loss than the best size of the problem's table. Every size has its own tuned rate; "ours, its rate" was trained at the size
-and the rate that the advisor proposes, and can be better than the table. "chance" is the regret that the seeds of the table
-alone explain. An asterisk: the advisor tried whole runs."""
+[advice_tasks.md](../benchmarks/advice_tasks.md) the batch size that a rule chooses and how much more time it takes
+to the loss than the best size of the problem's table. Every size has its own tuned rate; "ours, its rate" was
+trained at the size and the rate that the advisor proposes, and can be better than the table. "chance" is the regret
+that the seeds of the table alone explain. An asterisk: the advisor tried whole runs."""
 FIRST_HEAD = """## The first list, and what it changed
 
 Fifteen problems, listed before any rule was written, judged an advisor that tried no whole runs:"""
-FIRST_TAIL = """No rule was changed while these were measured. The benchmark was, for all rules alike, after the first
-problems: more seeds were counted for `autoencoder-digits`, and the table of `factors-ratings` was looked at earlier. The six
-minutes of `gpt2-text` lasted for 32 and 64; 16 and 128 were added by hand from a longer run. All of it was measured beside
-other programs.
+FIRST_TAIL = """No rule was changed while these were measured. The benchmark was, for all rules alike, after the first problems:
+more seeds were counted for `autoencoder-digits`, and the table of `factors-ratings` was looked at earlier. The six
+minutes of `gpt2-text` lasted for 32 and 64; 16 and 128 were added by hand from a longer run. All of it was measured
+beside other programs.
 
-Why it missed. `linear-synthetic`: its loss is near the floor that the label noise sets, where single looks at the noise
-scale lie between 140 and 3,300 examples, while a batch above 128 hardly saves steps; and with the advised rate, half of
-that at which a short range of rates left, training never got there. `mlp-friedman`: looks at the noise scale lie between 5
-and 480, lower than what the steps show, and steps of 128 and 256 examples were timed 25 and 70 % too long. On both a whole
-run takes a fraction of a second. So since then the advisor tries whole runs where its time lasts for them, and lowers an
-advised rate with which a short run leaves."""
+Why it missed. `linear-synthetic`: its loss is near the floor that the label noise sets, where single looks at the
+noise scale lie between 140 and 3,300 examples, while a batch above 128 hardly saves steps; and with the advised
+rate, half of that at which a short range of rates left, training never got there. `mlp-friedman`: looks at the
+noise scale lie between 5 and 480, lower than what the steps show, and steps of 128 and 256 examples were timed 25
+and 70 % too long. On both a whole run takes a fraction of a second. So since then the advisor tries whole runs
+where its time lasts for them, and lowers an advised rate with which a short run leaves."""
 
 
 def started(task, lr, seed):
@@ -190,7 +190,7 @@ def timed(task, sizes):
 
 def measure(name, minutes):
     """The table of a problem, what the advisor measured, and its advised cell trained: written to results/advice."""
-    task, begin = (FIRST | TASKS | TRIED)[name], time.process_time()
+    task, begin = (FIRST_TASKS | TASKS | TRIED)[name], time.process_time()
     sizes = [b for b in SIZES if b <= rows(task_data(task)) // 2]
     target, own, found, late = table(task, sizes, timed(task, sizes), begin + 60 * 0.8 * minutes)
     report = advised_on(task, own, name, seed=0)
@@ -258,7 +258,7 @@ def report():
     if not kept:
         raise SystemExit(f"nothing in {OUT}: run python benchmarks/advice.py NAME first")
     lines, ours = judged(kept, TASKS)
-    before, first = judged(stored(first=True), FIRST)
+    before, first = judged(stored(first=True), FIRST_TASKS)
     again = {name: regrets(k | {"measured": k["again"]})["ours"] for name, k in kept.items() if "again" in k}
     said = [*verdict(ours), "", *second_time(again)]
     said += [f"Not measured: {', '.join(f'`{n}`' for n in TASKS if n not in kept) or 'none'}.", ""]
@@ -317,9 +317,9 @@ if __name__ == "__main__":
     parser.add_argument("--again", action="store_true", help="only measure what is stored once more, as another seed")
     parser.add_argument("--minutes", type=float, default=4, help="of processor time that a problem may take (4)")
     options = parser.parse_args()
-    wrong = [name for name in options.names if name not in FIRST | TASKS | TRIED]
+    wrong = [name for name in options.names if name not in FIRST_TASKS | TASKS | TRIED]
     if wrong:
-        parser.error(f"{', '.join(wrong)}: expected names among {', '.join(FIRST | TASKS | TRIED)}")
+        parser.error(f"{', '.join(wrong)}: expected names among {', '.join(FIRST_TASKS | TASKS | TRIED)}")
     torch.set_num_threads(1)
     for name in [] if options.only_report else options.names or TASKS:
         print(name, flush=True)
