@@ -49,8 +49,8 @@ that the seeds of the table alone explain. An asterisk: the advisor tried whole 
 FIRST_HEAD = """## The first list, and what it changed
 
 Fifteen problems, listed before any rule was written, judged an advisor that tried no whole runs:"""
-FIRST_TAIL = """No rule was changed while these were measured. The benchmark was, for all rules alike, after the first problems:
-more seeds were counted for `autoencoder-digits`, and the table of `factors-ratings` was looked at earlier. The six
+FIRST_TAIL = """No rule was changed while these were measured. The benchmark was, for all rules alike, after the first
+problems: more seeds were counted for `autoencoder-digits`, and the table of `factors-ratings` was looked at earlier. The six
 minutes of `gpt2-text` lasted for 32 and 64; 16 and 128 were added by hand from a longer run. All of it was measured
 beside other programs.
 
