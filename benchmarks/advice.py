@@ -49,10 +49,10 @@ that the seeds of the table alone explain. An asterisk: the advisor tried whole 
 FIRST_HEAD = """## The first list, and what it changed
 
 Fifteen problems, listed before any rule was written, judged an advisor that tried no whole runs:"""
-FIRST_TAIL = """No rule was changed while these were measured. The benchmark was, for all rules alike, after the first
-problems: more seeds were counted for `autoencoder-digits`, and the table of `factors-ratings` was looked at earlier. The six
-minutes of `gpt2-text` lasted for 32 and 64; 16 and 128 were added by hand from a longer run. All of it was measured
-beside other programs.
+FIRST_TAIL = """No rule was changed while these were measured. The benchmark was, for all rules alike, after the
+first problems: more seeds were counted for `autoencoder-digits`, and the table of `factors-ratings` was looked at
+earlier. The six minutes of `gpt2-text` lasted for 32 and 64; 16 and 128 were added by hand from a longer run. All
+of it was measured beside other programs.
 
 Why it missed. `linear-synthetic`: its loss is near the floor that the label noise sets, where single looks at the
 noise scale lie between 140 and 3,300 examples, while a batch above 128 hardly saves steps; and with the advised

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import batchlab as bl
 from batchlab.advise import Measured, decide
 from batchlab.advise._cost import knee_of, step_seconds
-from batchlab.advise._decide import CRITICAL, candidates, critical_batch, relative_times
+from batchlab.advise._critical import CRITICAL, critical_batch
+from batchlab.advise._decide import candidates, relative_times
 from batchlab.advise._measured import Branch, Look, RateRange
 from batchlab.stats import Interval
 from batchlab.theory import all_reduce
