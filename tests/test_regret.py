@@ -14,7 +14,7 @@ from batchlab.stats import Interval
 
 GOODPUT = "AdaptDL's goodput"
 ROOT = Path(__file__).parents[1]
-STORED = stored()
+STORED, FIRST = stored(), stored(first=True)
 
 
 def exact(value):
@@ -111,15 +111,15 @@ def test_the_readme_says_what_was_found():
 
 def test_every_problem_that_was_stored_is_of_the_list(monkeypatch):
     listed = (ROOT / "benchmarks" / "advice_tasks.md").read_text(encoding="utf-8")
-    assert [line.split("`")[1] for line in listed.splitlines() if line.startswith("| `")] == list(
-        script(monkeypatch).TASKS
-    )
-    assert set(STORED) <= set(script(monkeypatch).TASKS)
+    advice = script(monkeypatch)
+    names = [line.split("`")[1] for line in listed.splitlines() if line.startswith("| `")]
+    assert names == [*advice.TASKS, *advice.FIRST_TASKS]
+    assert set(STORED) <= set(advice.TASKS) and set(FIRST) == set(advice.FIRST_TASKS)
 
 
-@pytest.mark.parametrize("name", STORED)
-def test_a_stored_problem_can_be_judged_again(name):
-    kept = STORED[name]
+@pytest.mark.parametrize(("kept", "name"), [(of, name) for of in (STORED, FIRST) for name in of])
+def test_a_stored_problem_can_be_judged_again(kept, name):
+    kept = kept[name]
     measured = Measured.read(json.dumps(kept["measured"]))
     assert measured.timings and decide(measured).batch_size == kept["advised"]["batch_size"] > 0
     assert len({len(c.steps) for c in cells(kept)} | {len(kept["advised"]["steps"])}) == 1
