@@ -84,7 +84,7 @@ def test_whole_runs_find_the_size_of_least_steps_and_leave_all_as_it_was():
     runs, notes = tried(p)
     assert state(p) == before and not notes
     assert [r.batch_size for r in runs] == sorted(r.batch_size for r in runs) and len(runs) >= 3
-    by_size = {r.batch_size: np.mean(r.steps) for r in runs}
+    by_size = {r.batch_size: np.median(r.steps) for r in runs}
     # Seconds that do not grow: the search goes on to larger sizes until they save nothing more.
     assert max(by_size) == 256 and by_size[256] < by_size[min(by_size)]
     again, _ = tried(p)
@@ -101,7 +101,7 @@ def test_their_steps_are_those_that_the_rate_needs():
     runs, _ = tried(problem(model, loss, X, sgd(model, 0.01), batch_size=2), examples=200, near=2, largest=16)
     assert len(runs) >= 3
     for r in runs:
-        assert r.steps == pytest.approx([100 * math.log(0.99) / math.log(1 - r.lr)] * 2, rel=0.1, abs=1)
+        assert r.steps == pytest.approx([100 * math.log(0.99) / math.log(1 - r.lr)] * 8, rel=0.1, abs=1)
         assert r.lr > 0.1  # found, though each search began at 0.01 to 0.03
 
 
@@ -119,7 +119,7 @@ def test_a_run_that_learns_nothing_is_no_target():
     p = line()
     p.optimizer.param_groups[0]["lr"] = 10.0  # leaves
     runs, ((_, sentence),) = tried(p)
-    assert runs == () and "no lower than it began" in sentence
+    assert runs == () and "never lower than it began" in sentence
 
 
 def test_where_the_time_ends_between_steps_the_sizes_that_were_ready_count():

@@ -35,8 +35,8 @@ def critical_batch(measured, knee):
 
 
 def critical_of_runs(runs):
-    """(median, spread) of B_crit by the steps of ``WholeRuns``: S_min (1 + B_crit / B) by least squares in log S, each
-    B_crit weighed by how well it fits, between an eighth of the smallest size and eight times the largest.
+    """(median, spread) of B_crit by the median steps of ``WholeRuns``: S_min (1 + B_crit / B) by least squares in log
+    S, each B_crit weighed by how well it fits, between an eighth of the smallest size and eight times the largest.
 
     >>> from batchlab.advise._measured import WholeRuns
     >>> runs = [WholeRuns(b, 0.1, (100 * (1 + 64 / b),)) for b in (8, 32, 128, 512)]
@@ -45,7 +45,7 @@ def critical_of_runs(runs):
     (64, True)
     """
     sizes = np.array([r.batch_size for r in runs], dtype=float)
-    logs = np.array([math.log(np.mean(r.steps)) for r in runs])
+    logs = np.array([math.log(np.median(r.steps)) for r in runs])
     span = np.linspace(math.log(sizes.min() / 8), math.log(sizes.max() * 8), 1001)
     left = logs - np.log1p(np.exp(span)[:, None] / sizes)
     squares = ((left - left.mean(1, keepdims=True)) ** 2).sum(1)

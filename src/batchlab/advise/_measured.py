@@ -42,8 +42,8 @@ class Branch:
 
 @dataclass(frozen=True)
 class WholeRuns:
-    """Runs from the model as it was to the loss to which the problem's own settings come in its planned run: ``steps``,
-    a number a run that reached it, with ``batch_size`` at ``lr``, the best of the rates that were tried."""
+    """Runs from the model as it was to the lowest loss that the problem's own settings see in the planned run:
+    ``steps``, a number a run, with ``batch_size`` at ``lr``, the best of the rates that were tried."""
 
     batch_size: int
     lr: float

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import statistics
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,10 +207,8 @@ def _measured(a, m):
     noise = "from the steps of whole runs" if m.runs else noise
     yield Row("critical batch size", a.critical, "examples", noise, DECIDE)
     for r in m.runs:
-        meaning = f"to the loss of a run with your settings, at a rate of {short(r.lr)}"
-        yield Row(
-            f"whole runs with {r.batch_size:,}", sum(r.steps) / len(r.steps), "steps", meaning, "training with it"
-        )
+        meaning = f"to the lowest loss of a run with your settings, at a rate of {short(r.lr)}"
+        yield Row(f"whole runs with {r.batch_size:,}", statistics.median(r.steps), "steps", meaning, "training with it")
     for look in m.looks:
         yield Row(
             f"noise scale after {look.examples:,}", look.b_simple, "examples", "examples of a short run", look.call
