@@ -27,6 +27,9 @@ loss = nn.functional.cross_entropy
 # With the settings that you train with, and the batch size that they are for (a DataLoader tells its own).
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
 batch_size = 32
+
+# How many examples a run goes through, epochs times training set: a run that is short enough is then tried whole.
+examples = 10 * 4096
 '''
 NAMES = ("model", "loss", "data", "optimizer")
 SETTINGS = ("momentum", "beta1", "beta2", "eps", "weight_decay", "ema", "warmup_steps")
@@ -66,7 +69,7 @@ def _parser():
     advise.add_argument("--most", type=int, help="the largest batch to try")
     advise.add_argument("--objective", default="time", help="time (default), compute or deadline")
     advise.add_argument("--deadline", type=float, help="seconds that the run may take, with --objective deadline")
-    advise.add_argument("--examples", type=float, help="how many the run is planned for at its present batch size")
+    advise.add_argument("--examples", type=float, help="how many the run is planned for (or FILE says so)")
     advise.add_argument("--branch", action="store_true", help="train on with larger batches too")
     advise.add_argument("--seed", type=int, default=0)
     advise.add_argument("--processor-time", action="store_true", help="time by the processor: where others use it too")
@@ -131,7 +134,7 @@ def _advise_on(found, file, options):
         most=options.most,
         objective=options.objective,
         deadline=options.deadline,
-        examples=options.examples,
+        examples=found.get("examples") if options.examples is None else options.examples,
         branch=options.branch,
         seed=options.seed,
         progress=not options.quiet,
