@@ -8,6 +8,7 @@ import urllib.request
 import urllib.response
 import zipfile
 from email.message import Message
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ import torch
 
 from batchlab import data
 from batchlab.training import fetched as module
+
+from conftest import ROOT
 
 # --- A network of our own ----------------------------------------------------------------------------------------
 
@@ -214,11 +217,13 @@ def test_movielens_refuses_too_few_for_three_parts(network, promised, tmp_path):
 # --- OpenML ------------------------------------------------------------------------------------------------------
 
 
-def credit():
+def credit(loans=90):
     """Like credit-g: numbers and categories, of which every third is bad."""
     rng = np.random.default_rng(0)
-    table = pd.DataFrame({"duration": rng.integers(4, 72, 90), "purpose": rng.choice(["car", "radio", "other"], 90)})
-    return table, pd.Series(np.where(np.arange(90) % 3, "good", "bad"))
+    table = pd.DataFrame(
+        {"duration": rng.integers(4, 72, loans), "purpose": rng.choice(["car", "radio", "other"], loans)}
+    )
+    return table, pd.Series(np.where(np.arange(loans) % 3, "good", "bad"))
 
 
 def openml_answers(table, y):
@@ -239,7 +244,7 @@ def openml_answers(table, y):
         f"{api}/list/data_name/credit-g/limit/2/data_version/1": dict(data=dict(dataset=[dict(did=31)])),
         f"{api}/31": dict(data_set_description=description),
         f"{api}/features/31": dict(data_features=dict(feature=features)),
-        f"{api}/qualities/31": dict(data_qualities=dict(quality=[dict(name="NumberOfInstances", value="90")])),
+        f"{api}/qualities/31": dict(data_qualities=dict(quality=[dict(name="NumberOfInstances", value=str(len(y)))])),
     }
     return {key: json.dumps(value).encode() for key, value in answers.items()} | {address: arff.encode()}
 
@@ -315,3 +320,58 @@ def test_openml_treats_pixels_together_and_refuses_missing_values(monkeypatch):
     monkeypatch.setattr("sklearn.datasets.fetch_openml", served(table.astype(float).replace(255, np.nan), y))
     with pytest.raises(ValueError, match="missing values"):
         data.openml("pixels")
+
+
+# --- Chapter 13's way to both ------------------------------------------------------------------------------------
+
+
+def code_cell(words):
+    """The source of the chapter's one code cell that holds these words."""
+    chapter = json.loads((ROOT / "chapters" / "13-applications.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in chapter["cells"] if cell["cell_type"] == "code"]
+    (source,) = [source for source in cells if words in source]
+    return source
+
+
+@pytest.fixture(scope="module")
+def chapter():
+    """What the chapter's first cell leaves behind."""
+    names = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.pyplot.show", lambda: None)
+        exec(code_cell("def critical(task):"), names)
+    return names
+
+
+def test_chapter_13_asks_no_network_unless_it_is_told_to(network, chapter, capsys):
+    net = network({})
+    exec(code_cell("NETWORK = False"), dict(chapter))
+    assert net.asked == [] and "neither MovieLens nor credit-g was read" in capsys.readouterr().out
+
+
+def test_chapter_13_takes_real_sets_through_its_protocol(network, promised, chapter, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path))
+    script = chapter["script"]
+    who, what, liking = script.tastes(np.random.default_rng(0), 9000, users=110, items=90)
+    table = np.unique(np.stack([who + 1, what + 1], 1), axis=0, return_index=True)
+    stars = np.clip(np.round(3 + liking), 1, 5).astype(int)[table[1]]
+    table = np.column_stack([table[0], stars, 880_000_000 + np.arange(len(stars))])
+    answers = {module.MOVIELENS: promised(zipped(table))}
+    monkeypatch.setattr(module, "MOVIELENS_SIZE", (len(table), 110, 90))
+    loans, _ = credit(600)
+    odds = (loans.duration - 38) / 8 + 2 * (loans.purpose == "car") - 1
+    bad = np.random.default_rng(1).random(600) < 1 / (1 + np.exp(-odds))
+    net = network(answers | openml_answers(loans, pd.Series(np.where(bad, "bad", "good"))))
+    fewer = dict(count=range(1304, 1308), watch=range(1320, 1322), quality=range(1340, 1343))
+    monkeypatch.setattr(script, "rows", partial(script.rows, **fewer))
+    monkeypatch.setattr(script, "CHOOSE", range(1300, 1302))
+    monkeypatch.setattr(script, "TASKS", dict(script.TASKS))
+    names = dict(chapter)
+    exec(code_cell("NETWORK = False").replace("NETWORK = False", "NETWORK = True", 1), names)
+    said = capsys.readouterr().out
+    assert len(net.asked) == 6 and said.count("B_crit") == 2 and said.count("equal steps") == 2
+    made = names["rows"][names["rows"].task.isin(["film", "loan"])]
+    assert made.groupby("task").size().to_dict() == {"film": 16 + 10 + 18, "loan": 16 + 10 + 18}
+    assert np.isfinite(made.value).all()
+    for task, constant in (("film", np.var(stars)), ("loan", 0.7)):
+        assert 0 < script.TASKS[task][2] < constant
