@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
+import batchlab as bl
 from batchlab import data
 from batchlab.training import fetched as module
 
@@ -336,7 +337,7 @@ def code_cell(words):
 @pytest.fixture(scope="module")
 def chapter():
     """What the chapter's first cell leaves behind."""
-    names = {}
+    names = {"bl": bl}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("matplotlib.pyplot.show", lambda: None)
         exec(code_cell("def critical(task):"), names)
@@ -362,16 +363,17 @@ def test_chapter_13_takes_real_sets_through_its_protocol(network, promised, chap
     odds = (loans.duration - 38) / 8 + 2 * (loans.purpose == "car") - 1
     bad = np.random.default_rng(1).random(600) < 1 / (1 + np.exp(-odds))
     net = network(answers | openml_answers(loans, pd.Series(np.where(bad, "bad", "good"))))
-    fewer = dict(count=range(1304, 1308), watch=range(1320, 1322), quality=range(1340, 1343))
+    sizes = (16, 64, 256)
+    monkeypatch.setitem(chapter, "SIZES", np.array(sizes, float))
+    fewer = dict(count=range(1304, 1307), watch=range(1320, 1322), quality=range(1340, 1343), sizes=sizes)
     monkeypatch.setattr(script, "rows", partial(script.rows, **fewer))
     monkeypatch.setattr(script, "CHOOSE", range(1300, 1302))
     monkeypatch.setattr(script, "TASKS", dict(script.TASKS))
-    names = dict(chapter)
-    exec(code_cell("NETWORK = False").replace("NETWORK = False", "NETWORK = True", 1), names)
+    exec(code_cell("NETWORK = False").replace("NETWORK = False", "NETWORK = True", 1), chapter)
     said = capsys.readouterr().out
     assert len(net.asked) == 6 and said.count("B_crit") == 2 and said.count("equal steps") == 2
-    made = names["rows"][names["rows"].task.isin(["film", "loan"])]
-    assert made.groupby("task").size().to_dict() == {"film": 16 + 10 + 18, "loan": 16 + 10 + 18}
+    made = chapter["rows"][chapter["rows"].task.isin(["film", "loan"])]
+    assert made.groupby("task").size().to_dict() == {"film": 9 + 10 + 18, "loan": 9 + 10 + 18}
     assert np.isfinite(made.value).all()
     for task, constant in (("film", np.var(stars)), ("loan", 0.7)):
         assert 0 < script.TASKS[task][2] < constant
