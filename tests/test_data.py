@@ -4,10 +4,8 @@ import hashlib
 import random
 import re
 import sys
-import urllib.error
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -374,52 +372,6 @@ def test_class_imbalance_thins_the_named_classes_only():
     assert after[7] == round(0.02 * before[7].item()) and after[0] == round(0.5 * before[0].item())
     assert (after[1:7] == before[1:7]).all() and (after[8:] == before[8:]).all()
     assert rare.test is clean.test and rare.name != clean.name
-
-
-# --- OpenML, without a network -----------------------------------------------------------------------------------
-
-
-def fetched(x, y):
-    return lambda *args, **kwargs: (x, y)
-
-
-def test_openml_says_clearly_that_it_needs_a_network(monkeypatch):
-    def unreachable(*args, **kwargs):
-        raise urllib.error.URLError("Temporary failure in name resolution")
-
-    monkeypatch.setattr("sklearn.datasets.fetch_openml", unreachable)
-    with pytest.raises(ConnectionError, match="needs a network the first time"):
-        data.openml("credit-g")
-
-
-def test_openml_turns_categories_into_columns_and_standardises_each(monkeypatch):
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame(
-        {"age": rng.normal(40, 10, 200), "one": np.ones(200), "job": pd.Categorical(rng.choice(list("abc"), 200))}
-    )
-    y = pd.Series(rng.choice(["good", "bad"], 200), dtype="category")
-    monkeypatch.setattr("sklearn.datasets.fetch_openml", fetched(table, y))
-    made = data.openml("credit-g", val=0.1, test=0.2)
-    assert [len(p[0]) for p in (made.train, made.val, made.test)] == [140, 20, 40] and made.real
-    x = made.train[0].double()
-    assert x.shape[1] == 5 and made.classes == 2
-    assert torch.allclose(x.mean(0), torch.zeros(5).double(), atol=1e-6)
-    deviation = x.std(0, correction=0)
-    assert deviation[1] == 0 and torch.allclose(deviation[[0, 2, 3, 4]], torch.ones(4).double(), atol=1e-5)
-
-
-def test_openml_treats_pixels_together_and_refuses_missing_values(monkeypatch):
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame(rng.integers(0, 256, (100, 4)))
-    table.iloc[0, 0], table[3] = 255, 0
-    y = pd.Series(rng.integers(0, 3, 100))
-    monkeypatch.setattr("sklearn.datasets.fetch_openml", fetched(table, y))
-    x = data.openml("pixels").train[0].double()
-    assert x.std(correction=0).item() == pytest.approx(1, abs=1e-6)
-    assert x[:, 3].std() == 0 and x[:, 3].mean() < -0.5  # a black pixel stays darker than the mean
-    monkeypatch.setattr("sklearn.datasets.fetch_openml", fetched(table.astype(float).replace(255, np.nan), y))
-    with pytest.raises(ValueError, match="missing values"):
-        data.openml("pixels")
 
 
 # --- Bad input ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
-"""Datasets as in-memory tensors, every one of them available without a network but ``openml``.
+"""Datasets as in-memory tensors, available without a network but for ``openml`` and ``movielens``.
 
-Real: ``digits``, ``mnist5k``, ``documentation_text``, ``documentation_topics``, ``japanese_vowels``, ``openml``.
+Real: ``digits``, ``mnist5k``, ``documentation_text``, ``documentation_topics``, ``japanese_vowels``; with a network
+``openml``, ``movielens``.
 Synthetic: ``mnist1d``, ``gaussian_regression``, ``line``, ``two_spirals``. Wrappers spoil the training part only:
 ``with_label_noise``, ``with_class_imbalance``.
 """
@@ -13,13 +14,13 @@ import torch
 from batchlab._check import count, fail, number
 from batchlab._seeds import generator
 from batchlab.training.dataset import ORDERS, Dataset, epoch_order, fingerprint, index_stream
+from batchlab.training.fetched import movielens, openml
 from batchlab.training.real import (
     digits,
     documentation_text,
     documentation_topics,
     japanese_vowels,
     mnist5k,
-    openml,
 )
 from batchlab.training.synthetic import gaussian_regression, line, mnist1d, two_spirals
 
@@ -37,6 +38,7 @@ __all__ = [
     "line",
     "mnist1d",
     "mnist5k",
+    "movielens",
     "openml",
     "two_spirals",
     "with_class_imbalance",

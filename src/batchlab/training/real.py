@@ -1,18 +1,16 @@
-"""Data that was observed, not made up. All of it is here without a network but ``openml``."""
+"""Data that was observed, not made up, all of it here without a network: what needs one is in ``fetched``."""
 
 import gzip
 import re
-import warnings
 from functools import lru_cache
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
-from batchlab._check import count, fail, number
+from batchlab._check import count, fail
 from batchlab._seeds import generator
 from batchlab.training._parts import global_generators_kept, split, standardised, tensors
 from batchlab.training.dataset import Dataset
@@ -184,37 +182,3 @@ def _utterances():
             utterances.append(np.array([c.split(",") for c in coefficients], dtype=np.float64).T)
             speakers.append(int(speaker) - 1)
     return utterances, np.array(speakers)
-
-
-def openml(name, *, version=1, seed=0, val=0.1, test=0.2, cache=None):
-    """A classification set from OpenML (Vanschoren et al. 2014), by name: "Fashion-MNIST", "mnist_784", "credit-g".
-
-    Downloaded once by scikit-learn's ``fetch_openml`` and kept in ``cache`` (by default scikit-learn's own data
-    folder). Categories become 0/1 columns; columns are standardised each by its own training mean and deviation,
-    or, where every column is a pixel from 0 to 255, all together. ``val`` and ``test`` are shares of the examples.
-
-    Raises ConnectionError without a network where the set is not in the cache, and ValueError on missing values.
-    """
-    with global_generators_kept():  # as in ``digits``
-        from sklearn.datasets import fetch_openml
-
-    number("val", val, above=0, below=1)
-    number("test", test, above=0, below=1 - val)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Invalid cache|A network error")  # said once, below
-            x, y = fetch_openml(name, version=version, return_X_y=True, as_frame=True, data_home=cache, parser="auto")
-    except OSError as error:  # urllib's URLError is one
-        raise ConnectionError(
-            f"openml({name!r}) needs a network the first time, and could not reach OpenML ({error}). "
-            "data.digits() and data.mnist1d() need none."
-        ) from error
-    if x.isna().any(axis=None) or y.isna().any():
-        fail("data", name, "a set without missing values")
-    numeric = x.select_dtypes("number").to_numpy(np.float64)
-    pixels = numeric.shape[1] == x.shape[1] > 1 and numeric.min() >= 0 and numeric.max() == 255
-    x = numeric if pixels else pd.get_dummies(x, dtype=float).to_numpy(np.float64)
-    names, labels = np.unique(y.astype(str).to_numpy(), return_inverse=True)
-    sizes = max(1, round(val * len(x))), max(1, round(test * len(x)))
-    parts = standardised(split(seed, x, labels, *sizes), each_feature=not pixels)
-    return Dataset(name, True, **tensors(parts, labels=True), classes=len(names))
