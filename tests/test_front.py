@@ -63,12 +63,13 @@ def test_what_the_advisor_lost_is_what_is_stored():
 
     def median(size):
         times = [{c.batch_size: c.time for c in cells(k)} for k in kept]
-        return round(100 * (np.median([t[size] / min(t.values()) for t in times]) - 1))
+        return round(100 * (np.median([t[min(size, max(t))] / min(t.values()) for t in times]) - 1))
 
-    found = said("index.md", r"took (\d+) % more time than the best.*?128 took (\d+) % and 32 took (\d+) %")
-    assert found == [round(100 * (np.median(ours) - 1)), median(128), median(32)]
-    assert "On two of the fifteen it was far off: three times the best at worst" in PAGES["index.md"]
-    assert sum(ours > 1.5) == 2 and round(ours.max()) == 3 and len(ours) == 15
+    found = said(
+        "index.md", r"took (\d+) % more time than the best.*?and (\d+) % at worst, 128 took (\d+) % and 32 took (\d+) %"
+    )
+    assert found == [round(100 * (np.median(ours) - 1)), round(100 * (ours.max() - 1)), median(128), median(32)]
+    assert "On fifteen problems that it had not seen" in PAGES["index.md"] and len(ours) == 15
 
 
 @pytest.mark.parametrize(
