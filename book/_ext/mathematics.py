@@ -14,7 +14,7 @@ STRUT = '<mspace height="0.7em"></mspace>'  # over a letter as low as r Chromium
 
 
 def mathml(latex, *, display=False):
-    """Return the <math> element of a formula.
+    r"""Return the <math> element of a formula.
 
     Raises:
         LatexError: a command or an environment is unknown, or a bracket is left open.
