@@ -413,7 +413,10 @@ def move(page, box, way):
         field.press("ArrowDown")
         if field.input_value() == before:
             field.press("ArrowUp")
-    else:  # the list that would open is the system's own
+    else:  # the list that opens is the system's own: a press opens it, and a choice comes from it
+        field.evaluate("field => field.addEventListener('mousedown', () => (field.pressed = true), { once: true })")
+        field.tap() if way == "touch" else field.click()
+        assert field.evaluate("field => field.pressed && field === document.activeElement")
         others = field.evaluate("field => [...field.options].map(o => o.value).filter(v => v !== field.value)")
         field.select_option(others[-1])
 
@@ -524,6 +527,26 @@ def test_home_and_end_lead_to_the_ends_of_a_slider_and_its_words_follow(show, na
             said = page.locator(f"[data-name={control}] output").inner_text()
             assert float(said.replace(",", "")) == three_digits(end), control
             assert field.get_attribute("aria-valuetext") == f"{said} {spec.get('unit', '')}".strip(), control
+
+
+@pytest.mark.site
+@pytest.mark.parametrize(("name", "settings"), SHOWN, ids=lambda x: x if isinstance(x, str) else "")
+def test_a_screen_reader_hears_what_a_control_is_called_and_what_came_of_it(show, name, settings):
+    page = show(name, settings=settings)
+    said = "before => !['', before].includes(document.querySelector('[role=status]').textContent)"
+    before = page.wait_for_function(said, arg="") and page.locator("[role=status]").text_content()
+    for control in controls(page)[name == "change" :][:3]:  # enough: the frame is the same for all
+        spec = _piece.pieces()[name]["settings"][control]
+        role = "combobox" if "choices" in spec else "slider" if "slider" in spec else "spinbutton"
+        field = page.get_by_role(role, name=spec["label"], exact=True)
+        box = page.locator(f".pg-control[data-name={control}]")
+        assert box.locator("input, select").evaluate("(own, found) => own === found", field.element_handle())
+        move(page, box, "keyboard")
+        page.wait_for_function(said, arg=before)
+        before = page.locator("[role=status]").text_content()
+    drawn = page.locator("canvas, .pg-chart").evaluate_all("all => all.map(one => one.getAttribute('aria-label'))")
+    assert [label for label in drawn if not re.search(r"\d", label or "")] == []
+    assert name == "change" or any(before.startswith(label[:40]) or label.startswith(before[:40]) for label in drawn)
 
 
 CHAPTER_9 = {"preset": "large-gpu", "devices": 8, "communication_ms": 1.0, "batch_size": 512}
