@@ -285,7 +285,7 @@ def printed(text):
         (
             '<figure><img src="w.png"/></figure><p><img src="w.png"/></p>',
             '<figure><div class="panels"><img decoding="async" height="400" src="w.png" width="951"/></div></figure>'
-            '<p><img decoding="async" height="400" loading="lazy" src="w.png" width="951"/></p>',
+            '<p class="panels"><img decoding="async" height="400" loading="lazy" src="w.png" width="951"/></p>',
         ),
         (
             printed(f"{SAID}\nshort  \n{ROW}"),

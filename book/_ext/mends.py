@@ -62,9 +62,12 @@ def sentences_that_were_printed_break(text):
 
 def wide_figures_scroll_alone(text, sizes):
     """A figure of several panels is shown larger on a telephone than fits, in a box of its own."""
-    for picture in text.select("figure img, .cell_output img"):
+    for picture in text.select("img"):
         if (sizes(picture["src"].rsplit("/", 1)[-1]) or (0,))[0] > WIDE:
-            picture.wrap(text.new_tag("div", attrs={"class": "panels"}))
+            if picture.parent.name == "p":  # which can hold no box
+                picture.parent["class"] = [*picture.parent.get("class", []), "panels"]
+            else:
+                picture.wrap(text.new_tag("div", attrs={"class": "panels"}))
 
 
 def folds_need_no_script(text):
