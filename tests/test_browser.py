@@ -211,6 +211,7 @@ def test_on_a_telephone_panels_are_larger_than_fits_and_scroll_by_keyboard_too(a
     page, troubles = visit(address + ADVISOR, size=NARROW)
     panels = page.locator(".panels").first
     assert panels.locator("img").bounding_box()["width"] == 640
+    assert panels.get_attribute("tabindex") == "0"  # Safari reaches nothing that scrolls by itself
     panels.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function("document.querySelector('.panels').scrollLeft > 0")
