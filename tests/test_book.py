@@ -242,6 +242,13 @@ def test_a_picture_without_a_place_is_found(html, found):
 
 
 PLAIN = "<p>" + "word " * 301 + "</p>"
+SAID = "Train with a batch of 96, for the least time."
+ROW = "lr   0.00509   was 0.002; square root of the gain"
+WIDE_ROW = "data             the best size of it   17.25"
+
+
+def printed(text):
+    return f'<div class="cell_output"><pre>{text}</pre></div>'
 
 
 @pytest.mark.parametrize(
@@ -275,12 +282,24 @@ PLAIN = "<p>" + "word " * 301 + "</p>"
             '<div class="cell tag_playground"><figure><img decoding="async" src="b.png"/><div class="playground"></div>'
             "<figcaption>c</figcaption></figure></div>\n",
         ),
+        (
+            '<figure><img src="w.png"/></figure><p><img src="w.png"/></p>',
+            '<figure><div class="panels"><img decoding="async" height="400" src="w.png" width="951"/></div></figure>'
+            '<p class="panels"><img decoding="async" height="400" loading="lazy" src="w.png" width="951"/></p>',
+        ),
+        (
+            printed(f"{SAID}\nshort  \n{ROW}"),
+            printed(f'<span class="said">{SAID}\n</span>short  \n<span class="said">{ROW}</span>'),
+        ),
+        (printed(f"{SAID}\n{ROW}\n{WIDE_ROW}"), printed(f'<span class="said">{SAID}\n</span>{ROW}\n{WIDE_ROW}')),
+        (printed(f'<span class="k">{SAID}</span>'), printed(f'<span class="k">{SAID}</span>')),
+        (f"<pre>{SAID}</pre>", f"<pre>{SAID}</pre>"),
         ("<p>17 % of it</p><pre>17 % 3</pre>", "<p>17\u00a0% of it</p><pre>17 % 3</pre>"),
         ('<a class="headerlink" title="To it">#</a>', '<a aria-label="To it" class="headerlink" title="To it">#</a>'),
     ],
 )
 def test_a_page_is_mended(html, mended):
-    found = mends.mended(html, {"a.png": (3, 2)}.get)
+    found = mends.mended(html, {"a.png": (3, 2), "w.png": (951, 400)}.get)
     for tag in found.find_all(True):
         tag.attrs = {key: tag.attrs[key] for key in sorted(tag.attrs)}
     assert str(found) == mended

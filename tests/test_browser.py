@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import axe_playwright_python
+import mathematics
 import pytest
 from playwright.sync_api import sync_playwright
 
@@ -180,6 +181,57 @@ def test_no_page_is_heavy(site, address, visit):
             heavy[name] = weight, seen
         page.context.close()
     assert heavy == {}
+
+
+ADVISOR = "chapters/15-choosing-a-batch-size.html"
+LINES = """spans => spans.map(span => {
+    const box = span.closest("pre"), range = document.createRange();
+    range.selectNodeContents(span);
+    const ends = [...range.getClientRects()].map(line => line.right);
+    return { rows: new Set([...range.getClientRects()].map(line => line.top)).size,
+             over: Math.max(...ends) - box.getBoundingClientRect().right };
+})"""
+
+
+def test_on_a_telephone_what_was_printed_breaks_into_lines_and_columns_stay_in_line(address, visit):
+    page, _ = visit(address + ADVISOR)
+    page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+    assert {line["rows"] for line in page.locator(".said").evaluate_all(LINES)} == {1}
+    page.set_viewport_size(NARROW)
+    lines = page.locator(".said").evaluate_all(LINES)
+    assert max(line["rows"] for line in lines) > 1 and max(line["over"] for line in lines) <= 0
+    sideways = "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth).map(box => box.textContent)"
+    wide = page.locator(".cell_output pre").evaluate_all(sideways)
+    assert wide and all(re.search(r"\S {2,}\S", text) for text in wide)  # tables, and nothing else
+    report = page.locator(".cell_output pre", has_text="Train with a batch of").first
+    assert report.evaluate("box => box.scrollWidth <= box.clientWidth")
+
+
+def test_on_a_telephone_panels_are_larger_than_fits_and_scroll_by_keyboard_too(address, visit):
+    page, troubles = visit(address + ADVISOR, size=NARROW)
+    panels = page.locator(".panels").first
+    assert panels.locator("img").bounding_box()["width"] == 640
+    assert panels.get_attribute("tabindex") == "0"  # Safari reaches nothing that scrolls by itself
+    panels.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('.panels').scrollLeft > 0")
+    page.set_viewport_size(WIDE)
+    assert panels.evaluate("box => box.scrollWidth <= box.clientWidth && !box.hasAttribute('tabindex')")
+    assert panels.locator("img").bounding_box()["width"] > 640
+    page.emulate_media(media="print")
+    page.set_viewport_size(NARROW)
+    assert panels.locator("img").bounding_box()["width"] <= NARROW["width"]
+    assert troubles == []
+
+
+def test_the_sign_of_a_root_stands_as_high_over_a_low_letter_as_over_a_high_one(address, visit):
+    page, _ = visit(address + "book/rescale.html")
+    roots = "".join(mathematics.mathml(rf"\sqrt {letter}") for letter in "rB")
+    page.evaluate("roots => document.querySelector('h1').insertAdjacentHTML('afterend', `<p>${roots}</p>`)", roots)
+    low, high = page.locator("h1 + p msqrt").evaluate_all(
+        "roots => roots.map(root => root.getBoundingClientRect().top)"
+    )
+    assert low == pytest.approx(high, abs=0.5)
 
 
 def favourite_word(page):

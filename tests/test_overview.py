@@ -34,7 +34,7 @@ def test_the_examples_run(module):
 
 # --- What is read from a notebook ------------------------------------------------------------------------------------
 
-ASKS = "Do it, all of it, at 0.5 and at 2, and then say what you have seen."
+ASKS = "Do it, all of it, at 0.5 and at 2. What have you seen?"
 EXERCISE = f"```{{{{exercise}}}}\n:label: ex-{{}}\n{{}}\n{ASKS} Go.\n```"
 SOLUTION = "````{solution-start} ex-a\n:class: dropdown\n````"
 
@@ -79,6 +79,20 @@ def test_every_exercise_of_a_notebook_is_found_and_has_a_level(path):
     assert [e.label for e in found] == re.findall(r"\{exercise\}[^:]*:label: (ex-[\w-]+)", source)
     assert len(found) == source.count("{exercise}")
     assert [e.label for e in found if e.level not in overview.LEVELS] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_what_an_exercise_asks_is_told_whole(path):
+    """Whole sentences as they stand in the notebook, the first question among them."""
+    cells = nbformat.read(path, as_version=4).cells
+    whole = " ".join(" ".join(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
+    for exercise in NOTEBOOKS[f"{path.parent.name}/{path.stem}"].exercises:
+        _, _, text = whole.partition(f":label: {exercise.label} ")
+        text = text.partition("```")[0]
+        assert exercise.asks.count("?") == min(text.count("?"), 1), exercise.label
+        assert re.search(r"[.?!]$", exercise.asks) and "The cell" not in exercise.asks, exercise.label
+        said = re.sub(r"\]\([^)]*\)", "", exercise.asks)  # links lead from another page
+        assert re.sub(r"\]\([^)]*\)", "", text).count(said.split(". ")[-1]) == 1, exercise.label
 
 
 def test_every_chapter_has_a_title_an_answer_and_a_key_figure():

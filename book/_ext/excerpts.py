@@ -10,7 +10,7 @@ import measure
 
 EXERCISE = re.compile(r"^(`{3,})\{exercise\}\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 SENTENCE = re.compile(r".+?[.?!](?=\s|$)", re.DOTALL)
-ENOUGH = 60  # characters: what an exercise asks is told in whole sentences until so many
+THE_CHECK = "The cell "  # begins the sentence of an exercise that says where its code is checked
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Exercise:
-    """An exercise: its label, level (None where it has none), and first sentences; whether it leaves code to write."""
+    """An exercise: its label, level (None where it has none), and what it asks; whether it leaves code to write."""
 
     label: str
     level: int | None
@@ -49,18 +49,26 @@ class Notebook:
     exercises: tuple[Exercise, ...]
 
 
-def sentences(text, enough=1):
-    """Return the first sentences of a text, on one line, until they have ``enough`` characters.
+def sentences(text):
+    """Return the sentences of a text, each on one line; a text that has no end is one.
 
-    >>> sentences("Write `f`. The cell tells, at 0.5 too, right\\nfrom wrong. Then rest.", 12)
-    'Write `f`. The cell tells, at 0.5 too, right from wrong.'
+    >>> sentences("It is 0.5,\\nsay. Is it? (No")
+    ['It is 0.5, say.', 'Is it?', '(No']
     """
-    text, found = re.sub(r"\s+", " ", text).strip(), ""
-    for sentence in SENTENCE.findall(text):
-        found += sentence
-        if len(found) >= enough:
-            break
-    return found or text
+    text = re.sub(r"\s+", " ", text).strip()
+    found = SENTENCE.findall(text)
+    return [sentence.strip() for sentence in (*found, text[sum(map(len, found)) :]) if sentence.strip()]
+
+
+def asked(text):
+    """Return what an exercise asks: its sentences up to the first question, or all but where the code is checked.
+
+    >>> asked("You want a mean. What is it? And why?"), asked("Write `f`. The cell below says whether it is right.")
+    ('You want a mean. What is it?', 'Write `f`.')
+    """
+    told = [sentence for sentence in sentences(text) if not sentence.startswith(THE_CHECK)]
+    first = next((i for i, sentence in enumerate(told) if sentence.endswith("?")), len(told))
+    return " ".join(told[: first + 1])
 
 
 def moved(text, page, slugs=()):
@@ -80,7 +88,7 @@ def first_words(source):
     '**One** is.'
     """
     blocks = re.split(r"\n\s*\n", source[re.search(r"^# .*$", source, re.MULTILINE).end() :].strip())
-    return sentences(next(block for block in blocks if re.match(r"[\w*\"“]", block)))
+    return sentences(next(block for block in blocks if re.match(r"[\w*\"“]", block)))[0]
 
 
 def answer(source):
@@ -93,7 +101,7 @@ def answer(source):
     if not box:
         return ""
     if not box[1].startswith("- "):
-        return sentences(box[1])
+        return sentences(box[1])[0]
     return re.sub(r"\s+", " ", re.split(r"\n(?=- )", box[1])[0].removeprefix("- ")).strip()
 
 
@@ -107,8 +115,7 @@ def exercises(cells):
             level = re.search(r"\blevel-(\d)\b", options.get("class", ""))
             solved = "{solution" in cell.source[block.end() :]
             left = following is not None and following.cell_type == "code" and not solved
-            asks = sentences(text, ENOUGH)
-            found.append(Exercise(options["label"], int(level[1]) if level else None, asks, left))
+            found.append(Exercise(options["label"], int(level[1]) if level else None, asked(text), left))
     return tuple(found)
 
 

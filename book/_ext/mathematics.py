@@ -10,18 +10,22 @@ from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 
 CONVERT = LatexToMathML(fancy_error=False)
+STRUT = '<mspace height="0.7em"></mspace>'  # over a letter as low as r Chromium would hang the sign below the line
 
 
 def mathml(latex, *, display=False):
-    """Return the <math> element of a formula.
+    r"""Return the <math> element of a formula.
 
     Raises:
         LatexError: a command or an environment is unknown, or a bracket is left open.
 
     >>> mathml("B^2")
     '<math><msup><mi>B</mi><mn>2</mn></msup></math>'
+    >>> mathml(r"\sqrt r")
+    '<math><msqrt><mspace height="0.7em"></mspace><mi>r</mi></msqrt></math>'
     """
     element = CONVERT.convert_with_local_state(latex.strip(), displaystyle=display)
+    element = element.replace("<msqrt>", f"<msqrt>{STRUT}")
     return element.replace("</mo><mtext>", "</mo><mi></mi><mtext>")  # or `= \text{...}` loses the space of its sign
 
 

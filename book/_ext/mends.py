@@ -10,6 +10,9 @@ from bs4 import BeautifulSoup
 # Pygments wraps every token in a span; a page is drawn sooner without those that book/_style gives no colour.
 PLAIN_TOKEN = re.compile(r'<span class="(?!(?:[kscm][a-z0-9]{0,2}|n[bcdf]|ow)")[a-z0-9]{1,3}">([^<]*)</span>')
 PERCENT = re.compile(r"(\d) %")
+GAP = re.compile(r" {2,}(?=\S)")  # between two columns of what a cell printed
+NARROW = 36  # characters of such a line that a telephone shows
+WIDE = 950  # pixels: a figure that wide has several panels, and on a telephone letters of 5 pixels
 EARLY = 300  # words: a figure that stands before so many may be seen before scrolling
 
 
@@ -38,6 +41,33 @@ def tables_scroll_alone(text):
     """A table wider than a telephone scrolls in a box of its own, not with the page."""
     for table in text.find_all("table"):
         table.wrap(text.new_tag("div", attrs={"class": "table"}))
+
+
+def sentences_that_were_printed_break(text):
+    """On a telephone a long line that a cell printed breaks, in a table only where the last column begins early."""
+    for printed in text.select(".cell_output pre"):
+        if any(part.get_text() for part in printed.find_all(True)):
+            continue  # coloured: a traceback
+        lines = printed.get_text().splitlines(keepends=True)
+        wide = any(gap.end() > NARROW for line in lines for gap in GAP.finditer(line))
+        printed.clear()
+        for line in lines:
+            if len(line.rstrip()) > NARROW and not (wide and GAP.search(line)):
+                said = text.new_tag("span", attrs={"class": "said"})
+                said.string = line
+                printed.append(said)
+            else:
+                printed.append(line)
+
+
+def wide_figures_scroll_alone(text, sizes):
+    """A figure of several panels is shown larger on a telephone than fits, in a box of its own."""
+    for picture in text.select("img"):
+        if (sizes(picture["src"].rsplit("/", 1)[-1]) or (0,))[0] > WIDE:
+            if picture.parent.name == "p":  # which can hold no box
+                picture.parent["class"] = [*picture.parent.get("class", []), "panels"]
+            else:
+                picture.wrap(text.new_tag("div", attrs={"class": "panels"}))
 
 
 def folds_need_no_script(text):
@@ -101,6 +131,8 @@ def mended(html, sizes=lambda name: None):
     empty_headers_are_cells(text)
     links_to_a_place_say_so(text)
     tables_scroll_alone(text)
+    sentences_that_were_printed_break(text)
+    wide_figures_scroll_alone(text, sizes)
     folds_need_no_script(text)
     percents_keep_their_number(text)
     pieces_stand_in_their_figures(text)

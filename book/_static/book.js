@@ -45,7 +45,7 @@
 
   // What scrolls sideways can be scrolled with the keyboard.
   const reachable = () => {
-    const boxes = [...document.querySelectorAll("pre, .table, .formula")];
+    const boxes = [...document.querySelectorAll("pre, .table, .formula, .panels")];
     const wide = boxes.map((box) => box.scrollWidth > box.clientWidth);
     boxes.forEach((box, i) => (wide[i] ? (box.tabIndex = 0) : box.removeAttribute("tabindex")));
   };

@@ -89,7 +89,7 @@ function render({ model, el }) {
     const past = critical !== null && before !== after && Math.max(before, after) > critical
       ? "Past the critical batch size a larger batch saves hardly any steps, and no rule was shown to hold: tune again." : "";
     result.replaceChildren(
-      table("The settings, before and after", [["setting", `B = ${shown(before)}`, `B = ${shown(after)}`, "rule"], ...rows]),
+      table(`The settings at B = ${shown(before)}, and at B = ${shown(after)}`, [["setting", "before", "after", "rule"], ...rows]),
       ...(past ? [make("p", { class: "pg-warning" }, past)] : []),
       make("p", {}, "In Python:"), make("pre", {}, make("code", {}, call(old, keep, state, past))),
     );

@@ -1,7 +1,7 @@
 // Descent: many particles, each a run of SGD with batch noise of its own, on one surface.
 import { chart, frame, make, normals, shown, HEIGHT, WIDTH } from "./shared.js";
 
-const LAST = 1000, LAST_ON_PAPER = 400; // steps, then it stops by itself
+const LAST = 1000; // steps, then it stops by itself
 const REACH = [3, 3 * HEIGHT / WIDTH]; // what is seen of the plane, from the middle
 
 // The loss, its slope, where the particles start, the y of its minima, and the curvatures there.
@@ -225,19 +225,13 @@ function render({ model, el }) {
   restart();
   draw();
   tell();
-  // Another width, light, dark, paper, less motion: the canvas is drawn anew, in colours of its own for each.
+  // Another width, light, dark, less motion: the canvas is drawn anew, in colours of its own for each.
   const gone = new AbortController(), size = new ResizeObserver(draw), theme = new MutationObserver(draw);
   size.observe(canvas);
   theme.observe(document.documentElement, { attributes: true });
-  for (const medium of [STILL, matchMedia("print"), matchMedia("(prefers-color-scheme: dark)")]) {
+  for (const medium of [STILL, matchMedia("(prefers-color-scheme: dark)")]) {
     medium.addEventListener("change", draw, { signal: gone.signal });
   }
-  const filled = () => { // paper cannot play
-    if (cloud.steps) return;
-    go(LAST_ON_PAPER);
-    tell(0);
-  };
-  addEventListener("beforeprint", filled, { signal: gone.signal });
   return () => {
     pause();
     gone.abort();
