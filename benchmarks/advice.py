@@ -46,10 +46,10 @@ Printed by `python benchmarks/advice.py --only-report` from `results/advice/`: f
 to the loss than the best size of the problem's table. Every size has its own tuned rate; "ours, its rate" was
 trained at the size and the rate that the advisor proposes, and can be better than the table. "chance" is the regret
 that the seeds of the table alone explain. An asterisk: the advisor tried whole runs."""
-TAIL = """The list, its tests and the rules were committed before any of these was run; nothing was changed since. All
+TAIL = """The list, its tests and the rules were committed before any of these was run; no rule was changed since. All
 of it was measured beside other programs, in processor time. `transformer-patches` was measured a second time, with nine
 minutes: its four had ended at 64 while larger sizes were still faster (our regret was 0 % before). The tables of
-`factors-clicks`, `softmax-signals` and `linear-diabetes` end where time still falls or has just levelled off, at 2,048
+`factors-clicks`, `softmax-signals` and `linear-diabetes` end where time still falls, at 2,048
 or at half of the training set; whoever chose more is looked up at that end."""
 FIRST_HEAD = """## The first list, and what it changed
 

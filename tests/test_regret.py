@@ -109,7 +109,7 @@ def test_the_readme_says_what_was_found():
     assert f"and at most {100 * max(ours):.0f} %. A batch of 32 costs" in said
     assert (
         f"32 costs {median('32')} at the median, a fixed 128 {100 * (np.median(always) - 1):.0f} % "
-        f"({100 * (max(always) - 1):.0f} % at worst), the largest that fits {median('largest that fits')}, "
+        f"({100 * (max(always) - 1):.0f} % at worst; chapter 15), the largest that fits {median('largest that fits')}, "
         f"B = noise scale {median('B = noise scale')}, AdaptDL's goodput {median(GOODPUT)}" in said
     )
     assert f"trained as advised, one problem took {100 * max(at_its_rate):.0f} % more time than the best" in said
