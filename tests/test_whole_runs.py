@@ -27,7 +27,7 @@ def law(critical, sizes=SIZES, lr=0.1):
 
 
 def line():
-    """A regression of three curvatures: a larger batch bears a larger rate."""
+    """A regression of three curvatures, its labels without noise."""
     torch.manual_seed(0)
     model, x = nn.Linear(3, 1, bias=False), drawn(1024, 3)
     nn.init.zeros_(model.weight)
@@ -77,14 +77,15 @@ def test_groups_keep_the_ratio_of_their_rates():
     assert first == pytest.approx(10 * second)
 
 
-def test_whole_runs_find_the_size_of_least_steps_and_leave_all_as_it_was():
+def test_whole_runs_search_to_both_sides_and_leave_all_as_it_was():
     p = line()
     before = state(p)
     runs, notes = tried(p)
     assert state(p) == before and not notes
-    assert [r.batch_size for r in runs] == sorted(r.batch_size for r in runs) and len(runs) >= 3
-    by_size = {r.batch_size: np.median(r.steps) for r in runs}
-    assert min(by_size) < 32 < max(by_size) and by_size[max(by_size)] < by_size[min(by_size)]
+    by_size = [r.batch_size for r in runs]
+    assert by_size == sorted(by_size) and len(by_size) >= 3
+    assert min(by_size) < 32 < max(by_size)
+    assert critical_of_runs(runs)[0] < 16  # labels without noise: a batch of tr H / max h = 1.3 is as good as any
     again, _ = tried(p)
     assert again == runs  # the same seed, the same runs
     dear, _ = tried(p, seconds=lambda size: 1e-4 * size)  # where each example costs the same, small sizes are tried
