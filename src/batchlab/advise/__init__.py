@@ -46,8 +46,8 @@ def advise(
     example; the noise scale, now and along a short run; two short rate ranges, and whether the advised rate holds;
     where ``examples`` are given and the time lasts for it, whole runs at several sizes and rates, which then decide;
     with ``branch`` the branch test. What the time does not last for is named in the report, and the advice rests on the
-    rest. Nothing is changed: model,
-    gradients, mode, optimizer and random generators are afterwards what they were, bit for bit, whatever happens.
+    rest. Nothing is changed: model, gradients, mode, optimizer and random generators are afterwards what they were, bit
+    for bit, whatever happens.
 
     model, loss, data, optimizer, batch_size, takes : as ``Problem`` takes them; or a ``Problem`` alone
     objective : "time", the least time to a loss on this machine; "compute", at most 20 % more examples than the fewest;
