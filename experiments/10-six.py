@@ -2,7 +2,7 @@
 
 10-cnn asked it on ten seeds: 0.15 nats [0.05, 0.23]. The same rows made again with two threads instead of one, which
 changes nothing but rounding, gave 0.09 [0.01, 0.15], where above 0.02 was required. So: the same arms, strengths and
-rate, to the end, on three times as many fresh seeds, 1900 to 1929. Five minutes on two idle cores.
+rate, to the end, on three times as many fresh seeds, 1900 to 1929. Three minutes on two idle cores.
 """
 
 import pandas as pd
