@@ -120,6 +120,23 @@ def test_no_page_loads_anything_from_another_site(pages):
     assert {name: found for name, soup in pages.items() if (found := outside_resources(soup))} == {}
 
 
+def test_the_stand_in_is_as_high_as_the_type_that_it_stands_in_for():
+    """STIX Two Text's ascent and descent, from its table hhea; CSS multiplies what overrides say by size-adjust.
+
+    Else the text moves up by three pixels when its type arrives, and Lighthouse counts every line of the page.
+    """
+    style = (ROOT / "book" / "_style" / "1-frame.css").read_text(encoding="utf-8")
+    faces = re.findall(r'@font-face \{\s*font-family: "Near STIX";(.*?)\}', style, re.DOTALL)
+    assert len(faces) == 3  # regular, italic, bold
+    for face in faces:
+        size, ascent, descent = (
+            float(re.search(rf"{name}: ([\d.]+)%", face)[1]) / 100
+            for name in ("size-adjust", "ascent-override", "descent-override")
+        )
+        assert size * ascent == pytest.approx(0.762, abs=0.002)
+        assert size * descent == pytest.approx(0.238, abs=0.002)
+
+
 def test_no_style_sheet_loads_anything_from_another_site(site):
     sheets = list(site.rglob("*.css"))
     assert sheets

@@ -164,27 +164,6 @@ def test_every_page_is_whole_and_accessible(site, address, visit):
     assert not found, "\n".join(found)
 
 
-def test_text_keeps_its_place_while_its_type_arrives(address, visit):
-    """Before any type is there, and with that of mathematics alone, lines stand where they will in the end."""
-    page = visit("about:blank", size=NARROW)[0]
-    tops = {}
-    for there in ("-text-|-math", "-math", "none"):
-        page.unroute_all()
-        page.route("**/*.woff2", lambda r: r.continue_() if re.search(there, r.request.url) else r.abort())  # noqa: B023
-        page.goto(address + "book/part-devices.html", wait_until="load")
-        page.evaluate("document.fonts.ready.then(() => null)")
-        tops[there] = page.evaluate(
-            """() => [...document.querySelectorAll('h1, h1 ~ p')].slice(0, 3).map(e => {
-                const range = document.createRange();  // of the letters, not of the line that holds them
-                range.selectNodeContents(e);
-                return [...range.getClientRects()][0].top;
-            })"""
-        )
-    assert len(tops["none"]) == 3
-    for there, seen in tops.items():
-        assert seen == pytest.approx(tops["none"], abs=1), there  # pixels
-
-
 def test_no_page_is_heavy(site, address, visit):
     """Bytes before scrolling, on a telephone, text counted as GitHub Pages sends it: compressed."""
     heavy, sizes = {}, {}

@@ -81,8 +81,7 @@ import joblib, torch
 from batchlab.engine.sweep import _settle
 
 def faults(parent):
-    if parent:
-        _settle(parent)
+    _settle(parent)
     for step in range(8):
         if step == 3:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -90,24 +89,17 @@ def faults(parent):
         del blocks
     return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 5
 
-print(*joblib.Parallel(n_jobs=2)([joblib.delayed(faults)(os.getpid() if {keep} else None)]))
+print(*joblib.Parallel(n_jobs=2)([joblib.delayed(faults)(os.getpid())]))
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of GNU's C library")
 def test_a_worker_keeps_the_memory_that_it_frees():
     """Else each 4 kB of 80 MB, some 20,000, is a page fault in every step."""
-    never_keep = os.environ | {
-        "MALLOC_MMAP_THRESHOLD_": "131072",
-        "MALLOC_TRIM_THRESHOLD_": "131072",
-    }  # by default: by luck
-    default, kept = (
-        float(subprocess.check_output([sys.executable, "-c", FAULTS.format(src=SRC, keep=keep)], env=never_keep))
-        for keep in (False, True)
-    )
-    if default < 1000:
-        pytest.skip(f"not GNU's C library, or large pages: {default} faults a step")
-    assert kept < default / 20
+    # by default it depends on what happens to lie above a tensor
+    never_keep = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    faults = subprocess.check_output([sys.executable, "-c", FAULTS.format(src=SRC)], env=never_keep)
+    assert float(faults) < 1000
 
 
 def alive(pid):

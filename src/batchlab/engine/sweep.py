@@ -216,9 +216,9 @@ def _keep_freed_memory():
     of the next step's is a page fault: 10,500 a step, and half its time, for a CNN on images in batches of 256.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt:
-        mallopt(M_TRIM_THRESHOLD, 2**30)  # bytes
-        mallopt(M_MMAP_THRESHOLD, 2**30)
+    # in bytes; before glibc 2.35 more than 32 MiB is refused, and trimming alone would make it worse
+    if mallopt and (mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)):
+        mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def _one(run):
