@@ -195,7 +195,7 @@ def jax_scan(run, rates, seeds):
 def batchlab(run, rates, seeds):
     """What ``sweep`` does where the kernel trains: its networks go on from where they stand, as the rivals' do."""
     runs = [replace(run, lr=lr, seed=seed) for lr in rates for seed in seeds]
-    standing = native.networks(runs)
+    standing = native.networks(plan(run), runs)
 
     def advance(steps):
         native.advance(plan(replace(run, steps=steps)), runs, standing, torch.get_num_threads())

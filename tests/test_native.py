@@ -154,7 +154,7 @@ def test_threads_change_nothing(threads):
 
 def test_a_network_goes_on_from_where_it_stands():
     run = a_run(optimizer=optim.adam(), order="fixed", epochs=1, evaluate_every=60, ema=0.9)
-    standing = native.networks([run])
+    standing = native.networks(plan(run), [run])
     calls = [native.advance(plan(run), [run], standing, 1)[0] for _ in range(3)]
     whole = a_lane(replace(run, epochs=3))
     losses = [row["val_loss"] for row in (calls[0].rows[0], *(lane.rows[-1] for lane in calls))]

@@ -147,8 +147,10 @@ def _loaded(made):
 def _declared(lib):
     pointer, whole = ctypes.c_void_p, ctypes.c_int
     lib.scratch_floats.argtypes, lib.scratch_floats.restype = [whole, whole, pointer], ctypes.c_long
-    lib.train.argtypes = [*[pointer] * 5, whole, pointer, ctypes.c_double, pointer]
-    lib.evaluate.argtypes, lib.evaluate.restype = [pointer] * 3, ctypes.c_double
+    lib.scratch_of_tape.argtypes, lib.scratch_of_tape.restype = [pointer], ctypes.c_size_t
+    for train, evaluate in ((lib.train, lib.evaluate), (lib.train_tape, lib.evaluate_tape)):
+        train.argtypes = [*[pointer] * 5, whole, pointer, ctypes.c_double, pointer]
+        evaluate.argtypes, evaluate.restype = [pointer] * 3, ctypes.c_double
     return lib
 
 

@@ -13,7 +13,12 @@
 #include "products.c" /* matrix products in tiles of registers */
 #include "norm.c"     /* layer normalization */
 #include "losses.c"   /* cross-entropy, squared error, accuracy */
-#include "network.c"  /* the forward and backward pass of a chunk */
+#include "network.c"  /* the forward and backward pass of a chunk of examples through linear layers */
+#include "tape.c"     /* other networks: a list of operations, and the tensors between them */
+#include "convolution.c"
+#include "layers.c"   /* batch normalization, sums, means, embeddings */
+#include "attention.c"
+#include "play.c"     /* the forward and backward pass of a tape, and its steps */
 
 int vector_length(void) { return VL; }
 

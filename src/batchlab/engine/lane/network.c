@@ -24,9 +24,11 @@ typedef struct {
     double rate;
 } Lane;
 
-/* x: rows of sizes[0] + 1 floats, the last 1. label: the class of each; or NULL, and then target: rows of outputs. */
+/* x: rows of sizes[0] + 1 floats, the last 1 (of a tape: what its first tensor holds; or NULL, and then token: the
+ * numbers of tokens). label: the class of each; or NULL, and then target: rows of outputs. */
 typedef struct {
     const float *x;
+    const int32_t *token;
     const int32_t *label;
     const float *target;
     int64_t examples;

@@ -1,0 +1,178 @@
+/* The other operations of a tape: normalization, activations, sums, means over positions, embeddings. */
+
+/* exp(-x^2 / 2), and through *phi the share of the normal distribution below x: 1/2 + erf(x / sqrt(2)) / 2, by formula
+ * 7.1.26 of Abramowitz & Stegun, off by 8e-8 at most. */
+INLINE vec normal(vec x, vec *phi) {
+    const vec zero = {0}, size = pick(x < zero, -x, x), bell = vexp(-0.5f * x * x);
+    const vec t = 1.0f / (1.0f + (0.3275911f * 0.70710678f) * size);
+    vec p = 1.061405429f * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = (p * t + 0.254829592f) * t * bell * 0.5f; /* the share beyond |x| */
+    *phi = pick(x < zero, p, 1.0f - p);
+    return bell;
+}
+
+/* The activation of x, which is y, and its slope there. */
+INLINE vec activation(int choice, vec x) {
+    const vec zero = {0};
+    vec phi;
+    if (choice == TANH_OF) return vtanh(x);
+    if (choice == RELU_OF) return KEEP_IF(~(x < zero), x); /* NaN passes: divergence must show */
+    normal(x, &phi);
+    return x * phi;
+}
+INLINE vec slope_of(int choice, vec x, vec y) {
+    const vec zero = {0};
+    vec phi;
+    if (choice == TANH_OF) return 1.0f - y * y;
+    if (choice == RELU_OF) return KEEP_IF(x > zero, zero + 1);
+    return 0.39894228f * x * normal(x, &phi) + phi;
+}
+#define EACH_VECTOR(j) for (size_t j = 0, all = (size_t)n * y->positions * y->ld; j < all; j += VL)
+static void activate_all(Work *work, const Op *op, int n) {
+    const Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
+    EACH_VECTOR(j) AT(y->h + j) = activation(op->choice, AT(x->h + j));
+}
+static void activate_back(Work *work, const Op *op, int n) {
+    Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
+    EACH_VECTOR(j) AT(y->d + j) *= slope_of(op->choice, AT(x->h + j), AT(y->h + j));
+    EACH_VECTOR(j) send(x->reached, VL, x->d + j, y->d + j, 1);
+    x->reached = 1;
+}
+
+static void add(Work *work, const Op *op, int n) {
+    const Tensor *a = work->tensor + op->from, *b = work->tensor + op->other, *y = work->tensor + op->to;
+    EACH_VECTOR(j) AT(y->h + j) = AT(a->h + j) + AT(b->h + j);
+}
+static void add_back(Work *work, const Op *op, int n) {
+    Tensor *a = work->tensor + op->from, *b = work->tensor + op->other, *y = work->tensor + op->to;
+    EACH_VECTOR(j) send(a->reached, VL, a->d + j, y->d + j, 1);
+    a->reached = 1;
+    EACH_VECTOR(j) send(b->reached, VL, b->d + j, y->d + j, 1);
+    b->reached = 1;
+}
+
+static void mean_of(Work *work, const Op *op, int n) {
+    const Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
+    for (int e = 0; e < n; e++) {
+        const float *from = x->h + (size_t)e * x->positions * x->ld;
+        clear(y->h + e * y->ld, y->ld);
+        for (int p = 0; p < x->positions; p++) send(1, y->ld, y->h + e * y->ld, from + p * x->ld, 1.0f / x->positions);
+    }
+}
+static void mean_back(Work *work, const Op *op, int n) {
+    Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
+    for (int r = 0; r < n * x->positions; r++)
+        send(x->reached, x->ld, x->d + (size_t)r * x->ld, y->d + r / x->positions * y->ld, 1.0f / x->positions);
+    x->reached = 1;
+}
+
+/* Layer normalization of every row, see norm.c; what is kept is every row's u, then its scale. */
+static void layer_norm(Work *work, const Op *op, int n) {
+    const Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
+    const int rows = n * y->positions, ld = y->ld;
+    float *scale = y->kept + (size_t)rows * ld;
+    copy(y->h, x->h, rows * ld);
+    for (int r = 0; r < rows; r++)
+        scale[r] = normalize(y->channels, ld, op->eps, work->weight[op->weight], y->h + r * ld, y->kept + r * ld);
+}
+static void layer_norm_back(Work *work, const Op *op, int n) {
+    Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
+    const int rows = n * y->positions, ld = y->ld;
+    const float *scale = y->kept + (size_t)rows * ld;
+    for (int r = 0; r < rows; r++) {
+        normalize_back(y->channels, ld, scale[r], work->weight[op->weight], y->kept + r * ld, y->d + r * ld,
+                       work->sum[op->weight]);
+        send(x->reached, ld, x->d + r * ld, y->d + r * ld, 1);
+    }
+    x->reached = 1;
+}
+
+/* Batch normalization (Ioffe & Szegedy 2015): layer normalization's formulas, but mean and variance of a channel are
+ * over all examples and positions. A sum over so many rows is taken in parts, which keeps its rounding small. */
+enum { PART = 64 };
+static void batch_norm(Work *work, const Op *op, int n) {
+    const Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
+    const size_t rows = (size_t)n * x->positions, ld = y->ld;
+    const float *gain = work->weight[op->weight], *from = x->h;
+    const vec zero = {0};
+    for (size_t j = 0; j < ld; j += VL) {
+        vec mean = AT(op->running + j), variance = AT(op->running + ld + j);
+        if (work->learning) {
+            mean = variance = zero;
+            for (size_t r = 0; r < rows; r += PART) {
+                vec part = zero;
+                for (size_t i = r; i < rows && i < r + PART; i++) part += AT(from + i * ld + j);
+                mean += part;
+            }
+            mean /= (float)rows;
+            for (size_t r = 0; r < rows; r += PART) {
+                vec part = zero;
+                for (size_t i = r; i < rows && i < r + PART; i++) {
+                    const vec off = AT(from + i * ld + j) - mean;
+                    part += off * off;
+                }
+                variance += part;
+            }
+            variance /= (float)rows;
+            AT(op->running + j) += op->momentum * (mean - AT(op->running + j));
+            AT(op->running + ld + j) += op->momentum * (variance * ((float)rows / (rows - 1)) - AT(op->running + ld + j));
+        }
+        const vec scale = 1.0f / root(variance + op->eps), steep = AT(gain + j) * scale;
+        const vec shift = AT(gain + ld + j) - mean * steep;
+        AT(y->kept + j) = mean, AT(y->kept + ld + j) = scale;
+        for (size_t i = j; i < rows * ld; i += ld) {
+            const vec v = AT(from + i) * steep + shift;
+            AT(y->h + i) = op->relu ? KEEP_IF(~(v < zero), v) : v;
+        }
+    }
+}
+static void batch_norm_back(Work *work, const Op *op, int n) {
+    Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
+    const size_t rows = (size_t)n * x->positions, ld = y->ld;
+    float *sum = work->sum[op->weight];
+    if (op->relu) close_gates(y, n);
+    for (size_t j = 0; j < ld; j += VL) {
+        const vec mean = AT(y->kept + j), scale = AT(y->kept + ld + j);
+        vec plain = {0}, along = {0};
+        for (size_t r = 0; r < rows; r += PART) {
+            vec some = {0}, of_those = {0};
+            for (size_t i = r; i < rows && i < r + PART; i++) {
+                const vec d = AT(y->d + i * ld + j);
+                some += d, of_those += d * (AT(x->h + i * ld + j) - mean);
+            }
+            plain += some, along += of_those * scale;
+        }
+        AT(sum + j) += along, AT(sum + ld + j) += plain;
+        const vec steep = AT(work->weight[op->weight] + j) * scale;
+        plain /= (float)rows, along *= scale / (float)rows;
+        for (size_t i = j; i < rows * ld; i += ld) {
+            AT(y->d + i) = steep * (AT(y->d + i) - plain - (AT(x->h + i) - mean) * along);
+            send(x->reached, VL, x->d + i, y->d + i, 1);
+        }
+    }
+    x->reached = 1;
+}
+
+/* A token's row of one table, and its place's row of another. */
+static void embed(Work *work, const Op *op, int n) {
+    const Tensor *y = work->tensor + op->to;
+    const float *token = work->weight[op->weight], *place = work->weight[op->weight + 1];
+    for (int e = 0; e < n; e++)
+        for (int p = 0; p < y->positions; p++) {
+            float *to = y->h + ((size_t)e * y->positions + p) * y->ld;
+            copy(to, token + work->data->token[example(work, e) * y->positions + p] * y->ld, y->ld);
+            send(1, y->ld, to, place + p * y->ld, 1);
+        }
+}
+static void embed_back(Work *work, const Op *op, int n) {
+    const Tensor *y = work->tensor + op->to;
+    float *token = work->sum[op->weight], *place = work->sum[op->weight + 1];
+    for (int e = 0; e < n; e++)
+        for (int p = 0; p < y->positions; p++) {
+            const float *d = y->d + ((size_t)e * y->positions + p) * y->ld;
+            send(1, y->ld, token + work->data->token[example(work, e) * y->positions + p] * y->ld, d, 1);
+            send(1, y->ld, place + p * y->ld, d, 1);
+        }
+}

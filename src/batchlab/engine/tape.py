@@ -1,0 +1,268 @@
+"""Networks that are more than a chain of linear layers, as the C kernel takes them: a list of operations on tensors.
+
+``lane/tape.c`` says what a tape is. Here a model is read into one: convolutions, linear layers, batch and layer
+normalization, ReLU, GELU and tanh, the mean over positions, residual blocks, and a causal transformer.
+"""
+
+import ctypes
+
+import numpy as np
+import torch
+from torch import nn
+
+from batchlab.engine import structures
+from batchlab.training import layers, models, optim
+
+CONVOLVE, BATCH_NORM, LAYER_NORM, ACTIVATE, ADD, MEAN, EMBED, ATTEND = range(8)  # as tape.c counts them
+CHOICES = {nn.ReLU: 0, nn.Tanh: 1, nn.GELU: 2}
+ROWS = 64  # rows of every tensor for a piece of examples, about: what they need should fit in a cache
+PIECE = 16  # examples of a piece where they have many more rows inside than at the end
+
+
+class Unreadable(Exception):
+    """The model has something that no operation computes."""
+
+
+class Reading:
+    """A model, read. ``ops``, ``shapes``: as tape.c has them. ``weights``: 2-D arrays, not padded yet, each with its
+    ``Matrix`` but for its length. ``running``: the pairs of statistics of the batch norms, in their order.
+
+    ``flat``: whether positions are a dimension of their own that a linear layer leaves alone (a text's tokens), or
+    there are none; a convolution's are not.
+
+    >>> ops = Reading(models.cnn((1, 28, 28), 10)(seed=0), (1, 28, 28), tokens=False, vector=16).ops
+    >>> [op["kind"] for op in ops] == [CONVOLVE, CONVOLVE, MEAN, CONVOLVE]
+    True
+    """
+
+    def __init__(self, model, shape, tokens, vector):
+        if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+            raise Unreadable("a hook")
+        self.ops, self.weights, self.running, self.vector = [], [], [], vector
+        shape = tuple(shape)
+        if tokens and len(shape) == 1:
+            self.shapes, self.flat = [(0, 1, *shape)], True
+        elif not tokens and 1 <= len(shape) <= 3:
+            self.shapes, self.flat = [(shape[0], *(1, 1, *shape[1:])[-2:])], len(shape) == 1
+        else:
+            raise Unreadable(f"examples of shape {shape}")
+        self.seen, self.tokens = 0, tokens
+        end = self.read(model, 0)
+        if end != len(self.shapes) - 1 or end == 0 or self.seen != sum(1 for _ in model.parameters()):
+            raise Unreadable("a weight shared or not used")  # parameters() names each once
+
+    def read(self, module, at):
+        """Append what ``module`` does to the tensor ``at``, and return the number of the tensor that it makes."""
+        reader = READERS.get(type(module))
+        if reader is None:
+            raise Unreadable(type(module).__name__)
+        if at == 0 and reader not in (chain, convolution, linear, embedding):
+            raise Unreadable(f"{type(module).__name__} of the data")
+        return reader(self, module, at)
+
+    def put(self, kind, at, shape=None, **given):
+        self.shapes.append(self.shapes[at] if shape is None else shape)
+        self.ops.append(dict(kind=kind, source=at, to=len(self.shapes) - 1, **given))
+        return len(self.shapes) - 1
+
+    def weigh(self, matrix, bias=-1, norm=0, parameters=1):
+        """Keep a matrix of weights, and return its number."""
+        self.seen += parameters
+        self.weights.append((matrix, bias, norm))
+        return len(self.weights) - 1
+
+    def length(self, at):
+        """How many numbers a position of the tensor ``at`` takes: the data's channels lie close, others in vectors."""
+        channels = self.shapes[at][0]
+        return structures.in_vectors(channels, self.vector) if at else channels
+
+
+# --- What each layer does: functions (reading, module, at) -> the tensor that it makes -----------------------------
+
+
+def chain(reading, module, at):
+    for part in module:
+        at = reading.read(part, at)
+    return at
+
+
+def nothing(reading, module, at):
+    return at
+
+
+def dropout(reading, module, at):
+    if module.rate:
+        raise Unreadable("dropout")
+    return at
+
+
+def convolution(reading, module, at):
+    dims = 2 if type(module) is nn.Conv2d else 1
+    if module.bias is None or module.groups != 1 or module.padding_mode != "zeros" or isinstance(module.padding, str):
+        raise Unreadable("a convolution without bias, in groups, or padded otherwise")
+    kernel, stride, padding, dilation = (
+        (*fill, *given)[-2:]
+        for fill, given in (
+            ((1,), module.kernel_size), ((1,), module.stride), ((0,), module.padding), ((1,), module.dilation),
+        )  # fmt: skip
+    )
+    channels, height, width = reading.shapes[at]
+    if reading.tokens or (reading.flat and at == 0) or dilation != (1, 1) or channels != module.in_channels:
+        raise Unreadable("a convolution of something else than positions")
+    if dims == 1 and height > 1 or any(p >= k for p, k in zip(padding, kernel, strict=True)):
+        raise Unreadable("a convolution padded by more than it sees")
+    made = [
+        (n + 2 * p - k) // s + 1 for n, p, k, s in zip((height, width), padding, kernel, stride, strict=True)
+    ]
+    if min(made) < 1:
+        raise Unreadable("a convolution wider than its input")
+    given = dict(kernel=kernel, stride=stride, padding=padding)
+    w = module.weight.detach().numpy().reshape(module.out_channels, channels, *kernel)
+    return affine(reading, w, module.bias, at, (module.out_channels, *made), **given)
+
+
+def linear(reading, module, at):
+    channels, *positions = reading.shapes[at]
+    if module.bias is None or channels != module.in_features or not reading.flat:
+        raise Unreadable("a linear layer without bias, or of something else than channels")
+    w = module.weight.detach().numpy()[:, :, None, None]
+    return affine(reading, w, module.bias, at, (module.out_features, *positions))
+
+
+def affine(reading, w, bias, at, shape, kernel=(1, 1), stride=(1, 1), padding=(0, 0)):
+    """``w``: (channels made, channels read, kernel down, kernel across)."""
+    made, channels = w.shape[:2]
+    rows = np.zeros((*kernel, reading.length(at), made), np.float32)
+    rows[:, :, :channels] = w.transpose(2, 3, 1, 0)
+    matrix = np.vstack([rows.reshape(-1, made), bias.detach().numpy()[None]])
+    weight = reading.weigh(matrix, bias=len(matrix) - 1, parameters=2)
+    return reading.put(CONVOLVE, at, shape, weight=weight, kernel=kernel, stride=stride, padding=padding)
+
+
+def batch_norm(reading, module, at):
+    if not (module.affine and module.track_running_stats) or module.momentum is None:
+        raise Unreadable("a batch norm without weights or running statistics")
+    if module.num_features != reading.shapes[at][0] or reading.tokens:
+        raise Unreadable("a batch norm of something else than channels")
+    reading.running.append(torch.stack([module.running_mean, module.running_var]).numpy())
+    return norm(reading, BATCH_NORM, module, at, momentum=module.momentum)
+
+
+def layer_norm(reading, module, at):
+    if module.normalized_shape != reading.shapes[at][:1] or not reading.flat or not module.eps > 0:
+        raise Unreadable("a layer norm of something else than channels")
+    return norm(reading, LAYER_NORM, module, at)
+
+
+def norm(reading, kind, module, at, **given):
+    if module.weight is None or module.bias is None:
+        raise Unreadable("a norm without gain or shift")
+    matrix = torch.stack([module.weight, module.bias]).detach().numpy()
+    weight = reading.weigh(matrix, bias=1, norm=1, parameters=2)
+    return reading.put(kind, at, weight=weight, eps=module.eps, **given)
+
+
+def activation(reading, module, at):
+    if type(module) is nn.GELU and module.approximate != "none":
+        raise Unreadable("an approximate GELU")
+    last = reading.ops[-1]
+    if type(module) is nn.ReLU and last["to"] == at and last["kind"] in (CONVOLVE, BATCH_NORM) and not last.get("relu"):
+        last["relu"] = 1  # what others read of it, they read after the ReLU: only a chain of layers comes here
+        return at
+    return reading.put(ACTIVATE, at, choice=CHOICES[type(module)])
+
+
+def mean(reading, module, at):
+    reading.flat = True
+    return reading.put(MEAN, at, (reading.shapes[at][0], 1, 1))
+
+
+def add(reading, at, other):
+    return reading.put(ADD, at, other=other)
+
+
+def residual(reading, module, at):
+    if len(module.norm1):
+        inner = activation(reading, nn.ReLU(), reading.read(module.norm1, at))
+    else:  # others read it too
+        inner = reading.put(ACTIVATE, at, choice=CHOICES[nn.ReLU])
+    outer = at if module.around is None else reading.read(module.around, inner)
+    made = reading.read(module.conv1, inner)
+    made = activation(reading, nn.ReLU(), reading.read(module.norm2, made))
+    return add(reading, outer, reading.read(module.conv2, made))
+
+
+def embedding(reading, module, at):
+    if at or not reading.tokens:
+        raise Unreadable("an embedding of something else than tokens")
+    token, position = (t.weight.detach().numpy() for t in (module.token, module.position))
+    places = reading.shapes[at][2]
+    if places > len(position) or any(
+        t.padding_idx is not None or t.max_norm or t.scale_grad_by_freq for t in (module.token, module.position)
+    ):
+        raise Unreadable("an embedding with rules of its own")
+    weight = reading.weigh(token)
+    reading.weigh(position)
+    return reading.put(EMBED, at, (token.shape[1], 1, places), weight=weight)
+
+
+def block(reading, module, at):
+    attention = module.attention
+    joint = reading.read(attention.joint, reading.read(module.norm1, at))
+    width, *positions = reading.shapes[at]
+    made = reading.put(ATTEND, joint, (width, *positions), choice=attention.heads)
+    made = reading.read(module.drop1, reading.read(attention.out, made))
+    at = add(reading, at, made)
+    made = reading.read(module.widen, reading.read(module.norm2, at))
+    made = activation(reading, nn.GELU(), made)
+    return add(reading, at, reading.read(module.drop2, reading.read(module.narrow, made)))
+
+
+READERS = {
+    nn.Sequential: chain, nn.Identity: nothing, nn.Conv1d: convolution, nn.Conv2d: convolution, nn.Linear: linear,
+    nn.BatchNorm1d: batch_norm, nn.BatchNorm2d: batch_norm, nn.LayerNorm: layer_norm, nn.ReLU: activation,
+    nn.Tanh: activation, nn.GELU: activation, layers.MeanOverPositions: mean, layers.Residual: residual,
+    layers.Embedding: embedding, layers.Block: block, models.Dropout: dropout,
+}  # fmt: skip
+
+
+# --- As the kernel wants it ----------------------------------------------------------------------------------------
+
+
+def read(run, model, vector=16):
+    """The ``Reading`` of a model that suits its run, else None."""
+    x, y = run.data.train
+    try:
+        reading = Reading(model, x.shape[1:], not x.is_floating_point(), vector)
+    except Unreadable:
+        return None
+    channels, _, places = reading.shapes[-1]
+    labels = (places,) if reading.tokens else () if run.data.classes else (channels,)
+    alone = reading.running and run.micro_batch is not None  # each piece would be normalized by itself
+    return reading if reading.flat and tuple(y.shape[1:]) == labels and not alone else None
+
+
+def network(run, reading, lib, largest):
+    """A run's weights as the kernel wants them; ``largest``: examples of its largest batch."""
+    vector = lib.vector_length()
+    weights = [structures.padded(matrix, vector) for matrix, _, _ in reading.weights]
+    running = [structures.padded(pair, vector) for pair in reading.running]
+    left = iter(running)
+    places, arrays = structures.kept(run, weights, optim.STATES[run.optimizer.name][0])
+    matrices = [structures.Matrix(*w.shape, *rest) for w, (_, *rest) in zip(weights, reading.weights, strict=True)]
+    ops = [
+        structures.Op(**op, running=structures.address(next(left)) if op["kind"] == BATCH_NORM else None)
+        for op in reading.ops
+    ]
+    tables = [
+        (type(row[0]) * len(row))(*row) for row in (ops, [structures.Shape(*s) for s in reading.shapes], matrices)
+    ]
+    most = max(height * width for _, height, width in reading.shapes)
+    piece = max(1, ROWS // reading.shapes[-1][2]) if most == reading.shapes[-1][2] else PIECE
+    made = structures.Tape(
+        *(len(table) for table in tables), largest if running else min(piece, largest), *map(ctypes.addressof, tables),
+        **places,
+    )  # fmt: skip
+    scratch = np.zeros(lib.scratch_of_tape(ctypes.byref(made)) + 64, np.uint8)
+    made.scratch = -(-structures.address(scratch) // 64) * 64
+    return structures.holding(made, *arrays, running, tables, scratch)
