@@ -36,7 +36,8 @@ asan=$(cc -print-file-name=libasan.so) ubsan=$(cc -print-file-name=libubsan.so)
 if [[ $(uname) == Linux && -e $asan && -e $ubsan ]]; then
   echo "the kernel, watched"
   env OMP_NUM_THREADS=1 PATH="$tools/watching:$PATH" XDG_CACHE_HOME="$tools" LD_PRELOAD="$asan $ubsan" \
-    ASAN_OPTIONS=detect_leaks=0 "$python" -m pytest --quiet --capture=no tests/test_native.py
+    ASAN_OPTIONS=detect_leaks=0 "$python" -m pytest --quiet --capture=no \
+      tests/test_native.py tests/test_tape.py
 else
   echo "left out: the kernel, watched (needs Linux and a compiler with the address and undefined-behaviour sanitizers)"
 fi

@@ -25,7 +25,8 @@ from batchlab.engine.plan import plan
 
 SRC = Path(batchlab.__file__).parents[1]
 COMPILER = kernel._compiler()
-STUB = "".join(f"int {name}(void) {{ return 7; }}\n" for name in ("scratch_floats", "train", "evaluate", "answer"))
+NAMES = ("scratch_floats", "train", "evaluate", "scratch_of_tape", "train_tape", "evaluate_tape", "answer")
+STUB = "".join(f"int {name}(void) {{ return 7; }}\n" for name in NAMES)
 WRAPPER = """
 import os, subprocess, sys, time
 {before}

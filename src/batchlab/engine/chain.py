@@ -70,6 +70,11 @@ def network(run, chain, lib):
     if dropouts:
         places |= {"draw": address(draw), "rate": dropouts[0].rate}
     made = structures.Chain(
-        len(linear), is_tanh, norms[0].eps if norms else 0.0, ctypes.addressof(sizes), scratch=address(scratch), **places
+        len(linear),
+        is_tanh,
+        norms[0].eps if norms else 0.0,
+        ctypes.addressof(sizes),
+        scratch=address(scratch),
+        **places,
     )
     return structures.holding(made, sizes, *arrays, scratch, draw)

@@ -20,6 +20,7 @@ from batchlab.engine.structures import RULES, Chain, Data, address, holding, set
 from batchlab.training import models, step
 from batchlab.training.dataset import epoch_order
 
+
 def suits(run):
     """Whether the kernel computes what ``run`` asks for. A missing compiler is another matter: see ``library``.
 

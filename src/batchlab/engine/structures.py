@@ -31,7 +31,7 @@ class Op(ctypes.Structure):  # tape.c
     _fields_ = [
         *[(name, whole) for name in ("kind", "source", "other", "to", "weight", "relu")],
         *[(name, pair) for name in ("kernel", "stride", "padding")],
-        ("choice", whole), ("eps", real), ("momentum", real), ("running", pointer),
+        ("choice", whole), ("eps", real), ("momentum", real), ("rate", ctypes.c_double), ("running", pointer),
     ]  # fmt: skip
 
 
@@ -46,7 +46,7 @@ class Matrix(ctypes.Structure):  # tape.c
 class Tape(ctypes.Structure):  # tape.c
     _fields_ = [
         *[(name, whole) for name in ("ops", "tensors", "matrices", "piece")],
-        *[(name, pointer) for name in ("op", "shape", "matrix")], *ARRAYS, ("scratch", pointer),
+        *[(name, pointer) for name in ("op", "shape", "matrix")], *ARRAYS, ("draw", pointer), ("scratch", pointer),
         ("step", ctypes.c_int64),
     ]  # fmt: skip
 
@@ -88,8 +88,8 @@ def padded(matrix, vector):
 
 
 def kept(run, weights, remembered):
-    """``weights``, and beside them what the optimizer remembers, zero, and the average, if any: as the fields ``ARRAYS``
-    want them (what is not kept is the weights), and the arrays that these point at."""
+    """What the fields ``ARRAYS`` point at, and the arrays that must live as long: the weights, what the optimizer
+    remembers, zero, and the average, if there is one. What is not kept is the weights."""
     beside = {name: [aligned(*w.shape) for w in weights] for name in remembered}
     if run.ema is not None:
         beside["average"] = [aligned(*w.shape) for w in weights]

@@ -13,7 +13,7 @@ from torch import nn
 from batchlab.engine import structures
 from batchlab.training import layers, models, optim
 
-CONVOLVE, BATCH_NORM, LAYER_NORM, ACTIVATE, ADD, MEAN, EMBED, ATTEND = range(8)  # as tape.c counts them
+CONVOLVE, BATCH_NORM, LAYER_NORM, ACTIVATE, ADD, MEAN, EMBED, ATTEND, DROP = range(9)  # as tape.c counts them
 CHOICES = {nn.ReLU: 0, nn.Tanh: 1, nn.GELU: 2}
 ROWS = 64  # rows of every tensor for a piece of examples, about: what they need should fit in a cache
 PIECE = 16  # examples of a piece where they have many more rows inside than at the end
@@ -25,7 +25,8 @@ class Unreadable(Exception):
 
 class Reading:
     """A model, read. ``ops``, ``shapes``: as tape.c has them. ``weights``: 2-D arrays, not padded yet, each with its
-    ``Matrix`` but for its length. ``running``: the pairs of statistics of the batch norms, in their order.
+    ``Matrix`` but for its shape. ``running``: the pairs of statistics of the batch norms, in their order. ``draws``:
+    where the dropouts begin to count.
 
     ``flat``: whether positions are a dimension of their own that a linear layer leaves alone (a text's tokens), or
     there are none; a convolution's are not.
@@ -38,7 +39,7 @@ class Reading:
     def __init__(self, model, shape, tokens, vector):
         if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
             raise Unreadable("a hook")
-        self.ops, self.weights, self.running, self.vector = [], [], [], vector
+        self.ops, self.weights, self.running, self.draws, self.vector = [], [], [], [], vector
         shape = tuple(shape)
         if tokens and len(shape) == 1:
             self.shapes, self.flat = [(0, 1, *shape)], True
@@ -91,9 +92,12 @@ def nothing(reading, module, at):
 
 
 def dropout(reading, module, at):
-    if module.rate:
-        raise Unreadable("dropout")
-    return at
+    if not reading.flat:  # the entries of a mask are counted channel by channel there
+        raise Unreadable("a dropout of positions")
+    if not module.rate:
+        return at
+    reading.draws.append(module.dropout_draw.item())
+    return reading.put(DROP, at, choice=len(reading.draws) - 1, rate=module.rate)
 
 
 def convolution(reading, module, at):
@@ -103,7 +107,10 @@ def convolution(reading, module, at):
     kernel, stride, padding, dilation = (
         (*fill, *given)[-2:]
         for fill, given in (
-            ((1,), module.kernel_size), ((1,), module.stride), ((0,), module.padding), ((1,), module.dilation),
+            ((1,), module.kernel_size),
+            ((1,), module.stride),
+            ((0,), module.padding),
+            ((1,), module.dilation),
         )  # fmt: skip
     )
     channels, height, width = reading.shapes[at]
@@ -111,9 +118,7 @@ def convolution(reading, module, at):
         raise Unreadable("a convolution of something else than positions")
     if dims == 1 and height > 1 or any(p >= k for p, k in zip(padding, kernel, strict=True)):
         raise Unreadable("a convolution padded by more than it sees")
-    made = [
-        (n + 2 * p - k) // s + 1 for n, p, k, s in zip((height, width), padding, kernel, stride, strict=True)
-    ]
+    made = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip((height, width), padding, kernel, stride, strict=True)]
     if min(made) < 1:
         raise Unreadable("a convolution wider than its input")
     given = dict(kernel=kernel, stride=stride, padding=padding)
@@ -238,7 +243,7 @@ def read(run, model, vector=16):
         return None
     channels, _, places = reading.shapes[-1]
     labels = (places,) if reading.tokens else () if run.data.classes else (channels,)
-    alone = reading.running and run.micro_batch is not None  # each piece would be normalized by itself
+    alone = (reading.running or reading.draws) and run.micro_batch  # each piece has a norm and a mask of its own
     return reading if reading.flat and tuple(y.shape[1:]) == labels and not alone else None
 
 
@@ -254,6 +259,7 @@ def network(run, reading, lib, largest):
         structures.Op(**op, running=structures.address(next(left)) if op["kind"] == BATCH_NORM else None)
         for op in reading.ops
     ]
+    draw = np.array(reading.draws, np.int64)
     tables = [
         (type(row[0]) * len(row))(*row) for row in (ops, [structures.Shape(*s) for s in reading.shapes], matrices)
     ]
@@ -261,8 +267,8 @@ def network(run, reading, lib, largest):
     piece = max(1, ROWS // reading.shapes[-1][2]) if most == reading.shapes[-1][2] else PIECE
     made = structures.Tape(
         *(len(table) for table in tables), largest if running else min(piece, largest), *map(ctypes.addressof, tables),
-        **places,
+        **places, draw=structures.address(draw),
     )  # fmt: skip
     scratch = np.zeros(lib.scratch_of_tape(ctypes.byref(made)) + 64, np.uint8)
     made.scratch = -(-structures.address(scratch) // 64) * 64
-    return structures.holding(made, *arrays, running, tables, scratch)
+    return structures.holding(made, *arrays, running, tables, draw, scratch)

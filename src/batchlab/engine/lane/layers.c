@@ -1,4 +1,4 @@
-/* The other operations of a tape: normalization, activations, sums, means over positions, embeddings. */
+/* The other operations of a tape: activations, sums, means over positions, dropout, normalization, embeddings. */
 
 /* exp(-x^2 / 2), and through *phi the share of the normal distribution below x: 1/2 + erf(x / sqrt(2)) / 2, by formula
  * 7.1.26 of Abramowitz & Stegun, off by 8e-8 at most. */
@@ -65,6 +65,31 @@ static void mean_back(Work *work, const Op *op, int n) {
     Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
     for (int r = 0; r < n * x->positions; r++)
         send(x->reached, x->ld, x->d + (size_t)r * x->ld, y->d + r / x->positions * y->ld, 1.0f / x->positions);
+    x->reached = 1;
+}
+
+/* Dropout, with the masks of layers.Dropout; kept is what each entry is divided by, or 0. */
+static void drop_some(Work *work, const Op *op, int n) {
+    const Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
+    const uint64_t count = mix((uint64_t)(work->tape->draw[op->choice] + work->tape->step + 1));
+    const uint64_t first = count + (uint64_t)(work->place * y->positions * y->channels), least = op->rate * 0x1p53;
+    const float left = 1 - op->rate;
+    if (!work->learning) {
+        copy(y->h, x->h, n * y->positions * y->ld);
+        return;
+    }
+    for (size_t r = 0; r < (size_t)n * y->positions; r++)
+        for (int j = 0; j < y->channels; j++) {
+            const size_t i = r * y->ld + j;
+            y->kept[i] = mix(first + r * y->channels + j) >> 11 >= least ? left : 0;
+            y->h[i] = y->kept[i] > 0 ? x->h[i] / left : 0;
+        }
+}
+static void drop_back(Work *work, const Op *op, int n) {
+    Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
+    const vec zero = {0};
+    EACH_VECTOR(j) AT(y->d + j) = KEEP_IF(AT(y->kept + j) > zero, AT(y->d + j) / AT(y->kept + j));
+    EACH_VECTOR(j) send(x->reached, VL, x->d + j, y->d + j, 1);
     x->reached = 1;
 }
 

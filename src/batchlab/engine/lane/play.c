@@ -23,6 +23,7 @@ static void lay_out_tape(Work *work, const Tape *tape, float *const *weight) {
         size_t kept = 0;
         if (op->kind == LAYER_NORM) kept = rows * (y->ld + 1);
         if (op->kind == BATCH_NORM) kept = 2 * y->ld;
+        if (op->kind == DROP) kept = rows * y->ld;
         if (op->kind == ATTEND) kept = rows * op->choice * padded(y->positions);
         tensor[op->to].kept = floats(work, kept);
         float *turned = floats(work, seen ? (size_t)y->channels * seen : 0);
@@ -58,6 +59,7 @@ static void play(Work *work, int n) {
         case MEAN: mean_of(work, op, n); break;
         case EMBED: embed(work, op, n); break;
         case ATTEND: attend(work, op, n); break;
+        case DROP: drop_some(work, op, n); break;
         }
 }
 
@@ -73,6 +75,7 @@ static void rewind_tape(Work *work, int n) {
         case MEAN: mean_back(work, op, n); break;
         case EMBED: embed_back(work, op, n); break;
         case ATTEND: attend_back(work, op, n); break;
+        case DROP: drop_back(work, op, n); break;
         }
 }
 
@@ -147,7 +150,7 @@ int train_tape(Tape *tape, const Data *data, const Settings *settings, const int
         turn_weights(&work);
         for (int64_t at = from; at < to && !diverged; at += tape->piece) {
             const int n = to - at < tape->piece ? (int)(to - at) : tape->piece;
-            work.order = order + at;
+            work.order = order + at, work.place = at - from;
             play(&work, n);
             loss += judge(&work, n, scale, NULL);
             diverged = at + n == to && !(loss * scale <= loss_bound);

@@ -6,7 +6,7 @@
  * zeros: pixels of an image, times of a signal, tokens of a text; one row is a plain vector. Channels lie together, so
  * that a vector is sixteen channels of one position, and sums over examples and positions need no sum across a vector.
  */
-enum { CONVOLVE, BATCH_NORM, LAYER_NORM, ACTIVATE, ADD, MEAN, EMBED, ATTEND };
+enum { CONVOLVE, BATCH_NORM, LAYER_NORM, ACTIVATE, ADD, MEAN, EMBED, ATTEND, DROP };
 enum { RELU_OF, TANH_OF, GELU_OF }; /* what ACTIVATE computes */
 enum { BLOCK = 96 };                /* rows of a tensor that a product takes at a time */
 
@@ -15,8 +15,9 @@ typedef struct {
     int kind, from, other, to, weight;
     int relu;                             /* CONVOLVE, BATCH_NORM: whether ReLU follows */
     int kernel[2], stride[2], padding[2]; /* CONVOLVE: down and across */
-    int choice;                           /* ACTIVATE: which; ATTEND: heads */
+    int choice;                           /* ACTIVATE: which; ATTEND: heads; DROP: which count of `draw` */
     float eps, momentum;                  /* of the norms */
+    double rate;                          /* DROP: the share that is dropped */
     float *running;                       /* BATCH_NORM: running means, then variances (2, channels rounded up) */
 } Op;
 
@@ -38,6 +39,7 @@ typedef struct {
     const Shape *shape;
     const Matrix *matrix;
     float *const *w, *const *m, *const *v, *const *average;
+    const int64_t *draw; /* where each dropout began to count its masks */
     void *scratch;
     int64_t step;
 } Tape;
@@ -62,8 +64,8 @@ typedef struct {
     float *start, *end;            /* of the sums */
     const Data *data;
     const int32_t *order;          /* the examples of the piece: order[0] ..., or first, first + 1 ... */
-    int64_t first;
-    int learning;                  /* else batch normalization uses its running statistics */
+    int64_t first, place;          /* place: that of the piece in its batch */
+    int learning;                  /* else batch normalization uses its running statistics, and nothing is dropped */
     char *scratch;
     size_t used;
 } Work;
