@@ -178,7 +178,6 @@ def hooked(seed):
 
 UNSUITABLE = {
     "batch norm in pieces": dict(model=models.mlp((2, 8, 2), norm="batch"), batch_size=20, micro_batch=10),
-    "group norm": dict(model=models.mlp((2, 8, 2), norm="group")),
     "no eps": dict(model=lambda seed: nn.Sequential(nn.Linear(2, 8), nn.LayerNorm(8, 0), nn.ReLU(), nn.Linear(8, 2))),
     "dropout in pieces": dict(model=models.mlp((2, 8, 2), dropout=0.1), batch_size=20, micro_batch=10),
     "torch's dropout": dict(model=lambda s: nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Dropout(), nn.Linear(3, 2))),

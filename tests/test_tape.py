@@ -57,6 +57,10 @@ NETWORKS = {  # data, model
     "cnn": (WAVES, models.cnn((1, 40), 10)),
     "cnn, odd": (WAVES, models.cnn((1, 40), 10, channels=(5, 7, 17), kernel=5, dropout=0.3)),
     "cnn, batch norm": (WAVES, models.cnn((1, 40), 10, norm="batch")),
+    "cnn, group norm": (WAVES, models.cnn((1, 40), 10, channels=(6, 36), norm="group", groups=3)),
+    "cnn, layer norm": (images(3, 5, 7), models.cnn((3, 5, 7), 3, norm="layer")),
+    "residual, ghost": (WAVES, models.resnet((1, 40), 10, width=5, norm="ghost", ghost=8)),
+    "mlp, group norm": (SPIRALS, models.mlp((2, 32, 40, 2), norm="group")),
     "cnn, images": (images(3, 5, 7), models.cnn((3, 5, 7), 3, channels=(4, 20))),
     "residual": (WAVES, models.resnet((1, 40), 10, width=8)),
     "residual, batch norm, images": (images(1, 9, 6), models.resnet((1, 9, 6), 3, width=17, norm="batch")),
@@ -99,7 +103,7 @@ def test_every_rule_ends_where_fit_does(optimizer, name):
         assert lane.reached == ("target" in changes)
 
 
-@pytest.mark.parametrize("name", ["cnn", "residual, batch norm, images", "mlp, batch norm", "transformer"])
+@pytest.mark.parametrize("name", ["cnn, group norm", "residual, ghost", "mlp, batch norm", "transformer"])
 @pytest.mark.parametrize("optimizer", [optim.momentum(), optim.adam()], ids=str)
 def test_long_runs_err_as_float32_does(name, optimizer):
     errors = []
@@ -234,8 +238,7 @@ def convolved(*middle, **changes):
 
 
 UNSUITABLE = {
-    "group norm": dict(model=models.cnn((1, 40), 10, norm="group")),
-    "ghost batch norm": dict(model=models.cnn((1, 40), 10, norm="ghost", ghost=8)),
+    "a group norm without weights": dict(model=convolved(nn.GroupNorm(2, 4, affine=False))),
     "shared weights": dict(model=shared),
     "a hook": dict(model=hooked),
     "no bias": dict(model=convolved(bias=False)),

@@ -1,7 +1,7 @@
 """Networks that are more than a chain of linear layers, as the C kernel takes them: a list of operations on tensors.
 
-``lane/tape.c`` says what a tape is. Here a model is read into one: convolutions, linear layers, batch and layer
-normalization, ReLU, GELU and tanh, the mean over positions, residual blocks, and a causal transformer.
+``lane/tape.c`` says what a tape is. Here a model is read into one: convolutions, linear layers, batch, group and
+layer normalization, ReLU, GELU and tanh, the mean over positions, residual blocks, and a causal transformer.
 """
 
 import ctypes
@@ -13,7 +13,9 @@ from torch import nn
 from batchlab.engine import structures
 from batchlab.training import layers, models, optim
 
-CONVOLVE, BATCH_NORM, LAYER_NORM, ACTIVATE, ADD, MEAN, EMBED, ATTEND, DROP = range(9)  # as tape.c counts them
+CONVOLVE, BATCH_NORM, LAYER_NORM, ACTIVATE, ADD, MEAN, EMBED, ATTEND, DROP, GROUP_NORM = range(
+    10
+)  # as tape.c counts them
 CHOICES = {nn.ReLU: 0, nn.Tanh: 1, nn.GELU: 2}
 ROWS = 64  # rows of every tensor for a piece of examples, about: what they need should fit in a cache
 PIECE = 16  # examples of a piece where they have many more rows inside than at the end
@@ -150,7 +152,14 @@ def batch_norm(reading, module, at):
     if module.num_features != reading.shapes[at][0] or reading.tokens:
         raise Unreadable("a batch norm of something else than channels")
     reading.running.append(torch.stack([module.running_mean, module.running_var]).numpy())
-    return norm(reading, BATCH_NORM, module, at, momentum=module.momentum)
+    size = module.size if type(module) is layers.GhostBatchNorm else 0
+    return norm(reading, BATCH_NORM, module, at, momentum=module.momentum, choice=size)
+
+
+def group_norm(reading, module, at):
+    if module.num_channels != reading.shapes[at][0] or reading.tokens or not module.eps > 0:
+        raise Unreadable("a group norm of something else than channels")
+    return norm(reading, GROUP_NORM, module, at, choice=module.num_groups)
 
 
 def layer_norm(reading, module, at):
@@ -171,7 +180,12 @@ def activation(reading, module, at):
     if type(module) is nn.GELU and module.approximate != "none":
         raise Unreadable("an approximate GELU")
     last = reading.ops[-1]
-    if type(module) is nn.ReLU and last["to"] == at and last["kind"] in (CONVOLVE, BATCH_NORM) and not last.get("relu"):
+    if (
+        type(module) is nn.ReLU
+        and last["to"] == at
+        and last["kind"] in (CONVOLVE, BATCH_NORM, GROUP_NORM)
+        and not last.get("relu")
+    ):
         last["relu"] = 1  # what others read of it, they read after the ReLU: only a chain of layers comes here
         return at
     return reading.put(ACTIVATE, at, choice=CHOICES[type(module)])
@@ -225,7 +239,8 @@ def block(reading, module, at):
 
 READERS = {
     nn.Sequential: chain, nn.Identity: nothing, nn.Conv1d: convolution, nn.Conv2d: convolution, nn.Linear: linear,
-    nn.BatchNorm1d: batch_norm, nn.BatchNorm2d: batch_norm, nn.LayerNorm: layer_norm, nn.ReLU: activation,
+    nn.BatchNorm1d: batch_norm, nn.BatchNorm2d: batch_norm, layers.GhostBatchNorm: batch_norm,
+    nn.GroupNorm: group_norm, nn.LayerNorm: layer_norm, nn.ReLU: activation,
     nn.Tanh: activation, nn.GELU: activation, layers.MeanOverPositions: mean, layers.Residual: residual,
     layers.Embedding: embedding, layers.Block: block, models.Dropout: dropout,
 }  # fmt: skip

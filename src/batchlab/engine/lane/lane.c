@@ -16,7 +16,8 @@
 #include "network.c"  /* the forward and backward pass of a chunk of examples through linear layers */
 #include "tape.c"     /* other networks: a list of operations, and the tensors between them */
 #include "convolution.c"
-#include "layers.c"   /* batch normalization, sums, means, embeddings */
+#include "layers.c"   /* activations, sums, means, dropout, layer normalization, embeddings */
+#include "norms.c"    /* batch and group normalization */
 #include "attention.c"
 #include "play.c"     /* the forward and backward pass of a tape, and its steps */
 

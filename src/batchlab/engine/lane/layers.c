@@ -1,4 +1,4 @@
-/* The other operations of a tape: activations, sums, means over positions, dropout, normalization, embeddings. */
+/* The other operations of a tape: activations, sums, means over positions, dropout, layer normalization, embeddings. */
 
 /* exp(-x^2 / 2), and through *phi the share of the normal distribution below x: 1/2 + erf(x / sqrt(2)) / 2, by formula
  * 7.1.26 of Abramowitz & Stegun, off by 8e-8 at most. */
@@ -110,72 +110,6 @@ static void layer_norm_back(Work *work, const Op *op, int n) {
         normalize_back(y->channels, ld, scale[r], work->weight[op->weight], y->kept + r * ld, y->d + r * ld,
                        work->sum[op->weight]);
         send(x->reached, ld, x->d + r * ld, y->d + r * ld, 1);
-    }
-    x->reached = 1;
-}
-
-/* Batch normalization (Ioffe & Szegedy 2015): layer normalization's formulas, but mean and variance of a channel are
- * over all examples and positions. A sum over so many rows is taken in parts, which keeps its rounding small. */
-enum { PART = 64 };
-static void batch_norm(Work *work, const Op *op, int n) {
-    const Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
-    const size_t rows = (size_t)n * x->positions, ld = y->ld;
-    const float *gain = work->weight[op->weight], *from = x->h;
-    const vec zero = {0};
-    for (size_t j = 0; j < ld; j += VL) {
-        vec mean = AT(op->running + j), variance = AT(op->running + ld + j);
-        if (work->learning) {
-            mean = variance = zero;
-            for (size_t r = 0; r < rows; r += PART) {
-                vec part = zero;
-                for (size_t i = r; i < rows && i < r + PART; i++) part += AT(from + i * ld + j);
-                mean += part;
-            }
-            mean /= (float)rows;
-            for (size_t r = 0; r < rows; r += PART) {
-                vec part = zero;
-                for (size_t i = r; i < rows && i < r + PART; i++) {
-                    const vec off = AT(from + i * ld + j) - mean;
-                    part += off * off;
-                }
-                variance += part;
-            }
-            variance /= (float)rows;
-            AT(op->running + j) += op->momentum * (mean - AT(op->running + j));
-            AT(op->running + ld + j) += op->momentum * (variance * ((float)rows / (rows - 1)) - AT(op->running + ld + j));
-        }
-        const vec scale = 1.0f / root(variance + op->eps), steep = AT(gain + j) * scale;
-        const vec shift = AT(gain + ld + j) - mean * steep;
-        AT(y->kept + j) = mean, AT(y->kept + ld + j) = scale;
-        for (size_t i = j; i < rows * ld; i += ld) {
-            const vec v = AT(from + i) * steep + shift;
-            AT(y->h + i) = op->relu ? KEEP_IF(~(v < zero), v) : v;
-        }
-    }
-}
-static void batch_norm_back(Work *work, const Op *op, int n) {
-    Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
-    const size_t rows = (size_t)n * x->positions, ld = y->ld;
-    float *sum = work->sum[op->weight];
-    if (op->relu) close_gates(y, n);
-    for (size_t j = 0; j < ld; j += VL) {
-        const vec mean = AT(y->kept + j), scale = AT(y->kept + ld + j);
-        vec plain = {0}, along = {0};
-        for (size_t r = 0; r < rows; r += PART) {
-            vec some = {0}, of_those = {0};
-            for (size_t i = r; i < rows && i < r + PART; i++) {
-                const vec d = AT(y->d + i * ld + j);
-                some += d, of_those += d * (AT(x->h + i * ld + j) - mean);
-            }
-            plain += some, along += of_those * scale;
-        }
-        AT(sum + j) += along, AT(sum + ld + j) += plain;
-        const vec steep = AT(work->weight[op->weight] + j) * scale;
-        plain /= (float)rows, along *= scale / (float)rows;
-        for (size_t i = j; i < rows * ld; i += ld) {
-            AT(y->d + i) = steep * (AT(y->d + i) - plain - (AT(x->h + i) - mean) * along);
-            send(x->reached, VL, x->d + i, y->d + i, 1);
-        }
     }
     x->reached = 1;
 }

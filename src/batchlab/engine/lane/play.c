@@ -22,7 +22,8 @@ static void lay_out_tape(Work *work, const Tape *tape, float *const *weight) {
         const int seen = op->kind == CONVOLVE ? seen_in_all(op, x) : 0;
         size_t kept = 0;
         if (op->kind == LAYER_NORM) kept = rows * (y->ld + 1);
-        if (op->kind == BATCH_NORM) kept = 2 * y->ld;
+        if (op->kind == BATCH_NORM) kept = 2 * virtual_batches(op, tape->piece) * y->ld;
+        if (op->kind == GROUP_NORM) kept = 4 * tape->piece * y->ld;
         if (op->kind == DROP) kept = rows * y->ld;
         if (op->kind == ATTEND) kept = rows * op->choice * padded(y->positions);
         tensor[op->to].kept = floats(work, kept);
@@ -60,6 +61,7 @@ static void play(Work *work, int n) {
         case EMBED: embed(work, op, n); break;
         case ATTEND: attend(work, op, n); break;
         case DROP: drop_some(work, op, n); break;
+        case GROUP_NORM: group_norm(work, op, n); break;
         }
 }
 
@@ -76,6 +78,7 @@ static void rewind_tape(Work *work, int n) {
         case EMBED: embed_back(work, op, n); break;
         case ATTEND: attend_back(work, op, n); break;
         case DROP: drop_back(work, op, n); break;
+        case GROUP_NORM: group_norm_back(work, op, n); break;
         }
 }
 

@@ -6,7 +6,7 @@
  * zeros: pixels of an image, times of a signal, tokens of a text; one row is a plain vector. Channels lie together, so
  * that a vector is sixteen channels of one position, and sums over examples and positions need no sum across a vector.
  */
-enum { CONVOLVE, BATCH_NORM, LAYER_NORM, ACTIVATE, ADD, MEAN, EMBED, ATTEND, DROP };
+enum { CONVOLVE, BATCH_NORM, LAYER_NORM, ACTIVATE, ADD, MEAN, EMBED, ATTEND, DROP, GROUP_NORM };
 enum { RELU_OF, TANH_OF, GELU_OF }; /* what ACTIVATE computes */
 enum { BLOCK = 96 };                /* rows of a tensor that a product takes at a time */
 
@@ -15,7 +15,8 @@ typedef struct {
     int kind, from, other, to, weight;
     int relu;                             /* CONVOLVE, BATCH_NORM: whether ReLU follows */
     int kernel[2], stride[2], padding[2]; /* CONVOLVE: down and across */
-    int choice;                           /* ACTIVATE: which; ATTEND: heads; DROP: which count of `draw` */
+    int choice;                           /* ACTIVATE: which; ATTEND: heads; DROP: which count of `draw`;
+                                             GROUP_NORM: groups; BATCH_NORM: examples of a virtual batch, or 0 */
     float eps, momentum;                  /* of the norms */
     double rate;                          /* DROP: the share that is dropped */
     float *running;                       /* BATCH_NORM: running means, then variances (2, channels rounded up) */
