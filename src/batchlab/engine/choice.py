@@ -1,12 +1,13 @@
 """Which engine trains the lanes of one batch size, and how many of them together: a rule on two counts.
 
-One step of one lane dispatches some operations and writes some bytes. On a CPU an operation costs about 3 microseconds
-to dispatch and 0.12 nanoseconds a byte it writes (products and convolutions included: in small networks they keep step
-with what they write). Where operations write little, dispatching is what takes the time, and a stack of lanes pays it
-once for all of them; so many that an operation on the stack writes a megabyte, past which it falls out of the cache.
-Where operations write much there is nothing to save, and a stack only loses the cache: then one lane a core. Either way
-a core works alone, with one thread: threads that share an operation wait for each other at its end, and on a busy
-machine they wait long. The constants are measured by ``benchmarks/sweep.py``.
+What the C kernel computes, it trains. For the rest: one step of one lane dispatches some operations and writes some
+bytes. On a CPU an operation costs about 3 microseconds to dispatch and 0.12 nanoseconds a byte it writes (products and
+convolutions included: in small networks they keep step with what they write). Where operations write little,
+dispatching is what takes the time, and a stack of lanes pays it once for all of them; so many that an operation on the
+stack writes a megabyte, past which it falls out of the cache. Where operations write much there is nothing to save, and
+a stack only loses the cache: then one lane a core. Either way a core works alone, with one thread: threads that share
+an operation wait for each other at its end, and on a busy machine they wait long. The constants are measured by
+``benchmarks/sweep.py``.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from batchlab._check import fail
 from batchlab.engine import kernel, native, stacked
 from batchlab.training import models, step
 
-LANES_OF_A_UNIT = 16  # of the kernel's, for each thread: enough to keep threads busy, little to lose to a kill
+LANES_OF_A_UNIT = {"chain": 16, "tape": 4}  # for each of the kernel's threads: they stay busy, a kill loses little
 
 DISPATCH, BYTE = 3e-6, 1.2e-10  # seconds an operation, and a byte written
 LONE_ABOVE = 40e3  # bytes an operation writes: above, a lane is trained alone
@@ -109,11 +110,11 @@ def choose(run, engine, lanes, steps, cores, memory):
     plain = run.precision != "float16" and run.checkpoint_segments == 1
     if engine in ("stacked", "compiled") and not plain:
         fail("engine", engine, "'loop' or 'auto' for precision='float16' and for checkpoint_segments > 1")
-    suits = engine in ("auto", "native") and native.suits(run)
+    suits = native.reads_as(run) if engine in ("auto", "native") else None
     if engine == "native" and not suits:
         fail("engine", engine, "another one: see batchlab.engine.native.suits for what the C kernel computes")
     if suits and native.library():
-        return Choice("native", LANES_OF_A_UNIT * torch.get_num_threads())
+        return Choice("native", LANES_OF_A_UNIT[suits] * torch.get_num_threads())
     counted, on_cpu = cost(run), step.device_of(run).type == "cpu"
     written, seconds = counted.bytes / counted.operations, counted.seconds * steps if on_cpu else 0.0
     together = max(1, min(memory // counted.bytes, -(-lanes // cores)))

@@ -34,22 +34,25 @@ def suits(run):
     >>> [suits(Run(model=models.mlp((64, 32, 10), norm=norm), **run)) for norm in ("layer", "batch")]
     [True, True]
     """
-    return (
-        step.device_of(run).type == "cpu"
-        and run.precision == "float32"
-        and run.optimizer.name in RULES
-        and run.loss in ("cross_entropy", "mse")
-        and run.data.train[0].dtype in (torch.float32, torch.int64)
-        and _reads(run, models.build(run.model, run.seed))
-    )
+    return reads_as(run) is not None
 
 
-def _reads(run, model):
+def reads_as(run):
+    """What the kernel takes the network of ``run`` for: "chain", "tape", or None where it does not suit."""
     x, y = run.data.train
-    found = chain.layers(model) if x.is_floating_point() and x.ndim == 2 else None
-    if found and y.ndim == (1 if run.data.classes else 2):
-        return run.micro_batch is None or not found.dropouts  # each piece has a mask of its own
-    return found is None and tape.read(run, model) is not None
+    if (
+        step.device_of(run).type != "cpu"
+        or run.precision != "float32"
+        or run.optimizer.name not in RULES
+        or run.loss not in ("cross_entropy", "mse")
+        or x.dtype not in (torch.float32, torch.int64)
+    ):
+        return None
+    model = models.build(run.model, run.seed)
+    if found := chain.layers(model) if x.is_floating_point() and x.ndim == 2 else None:
+        in_pieces = run.micro_batch is not None and found.dropouts  # each has a mask of its own
+        return "chain" if y.ndim == (1 if run.data.classes else 2) and not in_pieces else None
+    return "tape" if tape.read(run, model) else None
 
 
 def train(plan, runs, threads):

@@ -61,8 +61,8 @@ def sweep(
         closure and the globals it uses; what cannot be followed is trained and not kept, and a warning says why. The
         folder may be shared; whoever can write to it can plant results.
     memory : bytes that the stacks trained at one time may take, by default 1 GiB, on a GPU half of what is free
-    engine : what trains the lanes. "native": networks of linear layers on a CPU, by a C kernel (see
-        ``engine.native.suits``; tens to hundreds of times a DataLoader loop). "stacked": several lanes as one model
+    engine : what trains the lanes. "native": a C kernel, on a CPU, for networks of ``models`` and their like (see
+        ``engine.native.suits``; up to hundreds of times a DataLoader loop). "stacked": several lanes as one model
         with a dimension of lanes (``torch.func.vmap``), replayed on a GPU. "compiled": the same through
         ``torch.compile``. "loop": ``fit``, lane by lane, any model. "auto" decides for each batch size by what a step
         costs, see ``engine.choice``; with a cache its decision is kept, and taken again when the sweep goes on.

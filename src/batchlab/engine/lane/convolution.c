@@ -19,10 +19,12 @@ static Position position(const Tensor *y, int64_t row) {
     const int p = (int)(row % y->positions);
     return (Position){(int)(row / y->positions), p / y->width, p % y->width};
 }
-INLINE void step_on(const Tensor *y, Position *at) {
-    if (++at->across < y->width) return;
+INLINE int step_on(const Tensor *y, Position *at) { /* whether into the next example */
+    if (++at->across < y->width) return 0;
     at->across = 0;
-    if (++at->down == y->height) at->down = 0, at->example++;
+    if (++at->down < y->height) return 0;
+    at->down = 0, at->example++;
+    return 1;
 }
 
 /* What the kernel sees along an axis: inputs first .. first + kernel - 1, of which those from `low` on and below `high`
@@ -44,8 +46,8 @@ static void look(Work *work, const Op *op, const Tensor *x, const Tensor *y, int
     const int line = seen_in_line(op, x);
     float *to = work->edges;
     Position at = position(y, r0);
-    for (int r = 0; r < rows; r++, step_on(y, &at)) {
-        const float *from = values(work, x, at.example);
+    const float *from = values(work, x, at.example);
+    for (int r = 0; r < rows; r++) {
         const Span down = span(op, 0, at.down, x->height), side = span(op, 1, at.across, x->width);
         const int inside = side.high - side.low == op->kernel[1];
         for (int i = 0; i < op->kernel[0]; i++) {
@@ -59,6 +61,7 @@ static void look(Work *work, const Op *op, const Tensor *x, const Tensor *y, int
             }
             work->row[i * rows + r] = found;
         }
+        if (step_on(y, &at) && r + 1 < rows) from = values(work, x, at.example);
     }
 }
 
