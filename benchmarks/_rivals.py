@@ -7,8 +7,8 @@ train one network at a time, which is how they are used; JAX and the package tra
 import importlib.util
 from dataclasses import replace
 
-import numpy as np
 import torch
+from _jax import jax_one, jax_scan
 from torch import nn
 from torch.nn import functional as F
 
@@ -140,58 +140,6 @@ def sizes_of(run):
     return dict(run.model.settings)["sizes"] if run.model.kind == "mlp" else None
 
 
-def jax_scan(run, rates, seeds):
-    """jit(vmap(scan)) of an MLP: each network has its own order, and a call makes a fixed number of steps."""
-    import jax
-    import jax.numpy as jnp
-
-    x, y = (jnp.asarray(t.numpy()) for t in run.data.train)
-    settings = dict(run.optimizer.settings)
-    weights = [jnp.asarray(p.detach().numpy()) for p in run.model(0).parameters()]
-    params = [jnp.stack([w] * (len(rates) * len(seeds))) for w in weights]
-
-    def loss(params, xs, ys):
-        for w, b in zip(params[0:-2:2], params[1:-2:2], strict=True):
-            xs = jax.nn.relu(xs @ w.T + b)
-        logits = xs @ params[-2].T + params[-1]
-        return (jax.nn.logsumexp(logits, -1) - jnp.take_along_axis(logits, ys[:, None], -1)[:, 0]).mean()
-
-    def momentum(w, g, m, v, lr, t):
-        m = settings["momentum"] * m + g
-        return w - lr * m, m, v
-
-    def adam(w, g, m, v, lr, t):
-        b1, b2 = settings["betas"]
-        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
-        return w - lr * (m / (1 - b1**t)) / (jnp.sqrt(v / (1 - b2**t)) + settings["eps"]), m, v
-
-    rule = {"momentum": momentum, "adam": adam}[run.optimizer.name]
-
-    def one(params, m, v, t, lr, order):
-        def body(carry, index):
-            params, m, v, t = carry
-            grads = jax.grad(loss)(params, x[index], y[index])
-            new = [rule(*each, lr, t + 1) for each in zip(params, grads, m, v, strict=True)]
-            return (*map(list, zip(*new, strict=True)), t + 1), None
-
-        return jax.lax.scan(body, (params, m, v, t), order)[0]
-
-    train, lr = jax.jit(jax.vmap(one)), jnp.asarray(np.repeat(rates, len(seeds)), jnp.float32)
-    state = [params, [0 * p for p in params], [0 * p for p in params], jnp.zeros(len(lr))]
-    examples, rng = len(x), np.random.default_rng(0)
-
-    def advance(steps):
-        an_epoch = examples // run.batch_size
-        orders = [
-            rng.permuted(np.tile(np.arange(examples), (len(seeds), 1)), axis=1) for _ in range(-(-steps // an_epoch))
-        ]
-        order = np.concatenate([o[:, : an_epoch * run.batch_size] for o in orders], axis=1)
-        order = np.tile(order.reshape(len(seeds), -1, run.batch_size)[:, :steps], (len(rates), 1, 1))
-        state[:] = jax.block_until_ready(train(*state, lr, jnp.asarray(order)))
-
-    return advance, len(rates) * len(seeds)
-
-
 def batchlab(run, rates, seeds):
     """What ``sweep`` does where the kernel trains: its networks go on from where they stand, as the rivals' do."""
     runs = [replace(run, lr=lr, seed=seed) for lr in rates for seed in seeds]
@@ -223,6 +171,7 @@ RIVALS = {
     "skorch": (skorch, "skorch"),
     "Keras on torch": (keras_on_torch, "keras"),
     "JAX jit(vmap(scan))": (jax_scan, "jax"),
+    "JAX jit(scan)": (jax_one, "jax"),
     "batchlab": (batchlab, None),
     "batchlab, long sweep": (long_sweep, None),
 }
