@@ -1,7 +1,8 @@
-"""The rival in JAX: the same networks, losses and rules, read from the same models; ``scan`` over steps, compiled.
+"""The rival in JAX: the same networks, losses and rules, read from the same models.
 
-``jax_scan`` trains a network for each rate and seed, stacked by ``vmap``; ``jax_one`` one network at a time, which is
-faster where stacking makes grouped convolutions, slow on a CPU. Batch norm's running statistics are left out.
+``jax_scan`` trains a network for each rate and seed, stacked by ``vmap``, in one compiled ``scan`` over the steps;
+``jax_one`` one network at a time by a compiled step, which is faster where there are convolutions: stacked they become
+grouped ones, and inside a ``scan`` they run on one thread. Batch norm's running statistics are left out.
 """
 
 import numpy as np
@@ -9,16 +10,8 @@ import numpy as np
 from batchlab.engine import tape
 
 
-def jax_scan(run, rates, seeds):
-    return scanned(run, np.repeat(rates, len(seeds)), len(seeds))
-
-
-def jax_one(run, rates, seeds):
-    return scanned(run, rates[:1], 1)
-
-
-def scanned(run, rates, seeds):
-    """jit(vmap(scan)): each of the last ``seeds`` networks has its own order; a call makes a fixed number of steps."""
+def prepared(run):
+    """The step (x, y, index, state, lr) -> state of one network, and the state that it begins with."""
     import jax
     import jax.numpy as jnp
 
@@ -27,42 +20,64 @@ def scanned(run, rates, seeds):
     x, y = jnp.asarray((x.movedim(1, -1) if x.ndim > 2 else x).numpy()), jnp.asarray(y.numpy())
     if x.ndim == 3:
         x = x[:, None]  # a signal is an image of one line
-    reading = tape.Reading(
-        run.model(0), run.data.train[0].shape[1:], not run.data.train[0].is_floating_point(), vector=1
-    )
-    params = [jnp.stack([w] * len(rates)) for w in weights_of(reading)]
+    rule = rules(dict(run.optimizer.settings))[run.optimizer.name]
 
     def loss(params, xs, ys):
         logits = outputs(reading, params, xs)
         return (jax.nn.logsumexp(logits, -1) - jnp.take_along_axis(logits, ys[..., None], -1)[..., 0]).mean()
 
-    rule = rules(dict(run.optimizer.settings))[run.optimizer.name]
+    def step(index, state, lr):
+        params, m, v, t = state
+        grads = jax.grad(loss)(params, x[index], y[index])
+        new = [rule(*each, lr, t + 1) for each in zip(params, grads, m, v, strict=True)]
+        return (*map(list, zip(*new, strict=True)), t + 1)
 
-    def one(params, m, v, t, lr, order):
-        def body(carry, index):
-            params, m, v, t = carry
-            grads = jax.grad(loss)(params, x[index], y[index])
-            new = [rule(*each, lr, t + 1) for each in zip(params, grads, m, v, strict=True)]
-            return (*map(list, zip(*new, strict=True)), t + 1), None
+    params = [jnp.asarray(w) for w in weights_of(reading)]
+    zeros = [0 * p for p in params]
+    return step, (params, zeros, zeros, jnp.zeros(()))
 
-        return jax.lax.scan(body, (params, m, v, t), order)[0]
 
-    lr = jnp.asarray(rates, jnp.float32)
-    if len(rates) > 1:
-        train = jax.jit(jax.vmap(one))
-    else:  # no dimension of one network in the way
-        train = jax.jit(lambda *given: jax.tree.map(lambda t: t[None], one(*jax.tree.map(lambda t: t[0], given))))
-    state = [params, [0 * p for p in params], [0 * p for p in params], jnp.zeros(len(lr))]
-    examples, rng = len(x), np.random.default_rng(0)
+def orders_of(run, seeds, steps):
+    """The examples of each step, (seeds, steps, batch size): each seed's own shuffled order, epoch by epoch."""
+    examples, rng = len(run.data.train[0]), np.random.default_rng(0)
+    an_epoch = examples // run.batch_size
+    epochs = [rng.permuted(np.tile(np.arange(examples), (seeds, 1)), axis=1) for _ in range(-(-steps // an_epoch))]
+    order = np.concatenate([epoch[:, : an_epoch * run.batch_size] for epoch in epochs], axis=1)
+    return order.reshape(seeds, -1, run.batch_size)[:, :steps]
+
+
+def jax_scan(run, rates, seeds):
+    """jit(vmap(scan)); a call makes a fixed number of steps."""
+    import jax
+    import jax.numpy as jnp
+
+    step, start = prepared(run)
+    lanes, lr = len(rates) * len(seeds), jnp.asarray(np.repeat(rates, len(seeds)), jnp.float32)
+    state = [jax.tree.map(lambda t: jnp.stack([t] * lanes), start)]
+    train = jax.jit(
+        jax.vmap(lambda order, state, lr: jax.lax.scan(lambda now, i: (step(i, now, lr), None), state, order)[0])
+    )
 
     def advance(steps):
-        an_epoch = examples // run.batch_size
-        orders = [rng.permuted(np.tile(np.arange(examples), (seeds, 1)), axis=1) for _ in range(-(-steps // an_epoch))]
-        order = np.concatenate([o[:, : an_epoch * run.batch_size] for o in orders], axis=1)
-        order = np.tile(order.reshape(seeds, -1, run.batch_size)[:, :steps], (len(rates) // seeds, 1, 1))
-        state[:] = jax.block_until_ready(train(*state, lr, jnp.asarray(order)))
+        order = np.tile(orders_of(run, len(seeds), steps), (len(rates), 1, 1))
+        state[0] = jax.block_until_ready(train(jnp.asarray(order), state[0], lr))
 
-    return advance, len(rates)
+    return advance, lanes
+
+
+def jax_one(run, rates, seeds):
+    """jit(step), one network."""
+    import jax
+
+    step, start = prepared(run)
+    state, train = [start], jax.jit(step)
+
+    def advance(steps):
+        for index in orders_of(run, 1, steps)[0]:
+            state[0] = train(index, state[0], run.lr)
+        jax.block_until_ready(state[0])
+
+    return advance, 1
 
 
 def weights_of(reading):

@@ -171,7 +171,7 @@ RIVALS = {
     "skorch": (skorch, "skorch"),
     "Keras on torch": (keras_on_torch, "keras"),
     "JAX jit(vmap(scan))": (jax_scan, "jax"),
-    "JAX jit(scan)": (jax_one, "jax"),
+    "JAX jit(step)": (jax_one, "jax"),
     "batchlab": (batchlab, None),
     "batchlab, long sweep": (long_sweep, None),
 }
