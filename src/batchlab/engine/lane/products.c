@@ -18,8 +18,8 @@ typedef struct {
 /* What becomes of a tile of mr rows and nv vectors, whose first vector stands at `at`. */
 INLINE void finish(int kind, vec *acc, int mr, int nv, const Target *t, ptrdiff_t at) {
 #define EACH_OF_TILE(i, j)                                                                             \
-    for (int m = 0, i = 0; m < mr; m++)                                                                \
-        for (ptrdiff_t n = 0, j = at + m * t->ld; n < nv; n++, i++, j += VL)
+    UNROLLED for (int m = 0, i = 0; m < mr; m++)                                                       \
+        UNROLLED for (ptrdiff_t n = 0, j = at + m * t->ld; n < nv; n++, i++, j += VL)
     const vec zero = {0};
     if (kind == RELU) /* NaN passes: divergence must show */
         EACH_OF_TILE(i, j) AT(t->out + j) = KEEP_IF(~(acc[i] < zero), acc[i]);
@@ -28,7 +28,7 @@ INLINE void finish(int kind, vec *acc, int mr, int nv, const Target *t, ptrdiff_
     if (kind == PLAIN) EACH_OF_TILE(i, j) AT(t->out + j) = acc[i];
     if (kind == UPDATE) {
         _Alignas(VL * 4) vec g[TILE];
-        for (int i = 0; i < mr * nv; i++) g[i] = acc[i];
+        UNROLLED for (int i = 0; i < mr * nv; i++) g[i] = acc[i];
         update(t->rule, g, mr, nv, &t->weights, at, t->ld);
     }
 }
@@ -39,16 +39,16 @@ INLINE void tile(int kind, int turned, int parts, int mr, int nv, ptrdiff_t m0, 
                  const float *const *a, const float *b, ptrdiff_t ldb, const Target *t) {
     vec acc[TILE];
     const float *row[MR1];
-    for (int i = 0; i < mr * nv; i++) acc[i] = t->bias ? AT(t->bias + n0 + i % nv * VL) : (vec){0};
+    UNROLLED for (int i = 0; i < mr * nv; i++) acc[i] = t->bias ? AT(t->bias + n0 + i % nv * VL) : (vec){0};
     for (int part = 0; part < parts; part++, a += M, b += K / parts * ldb) {
         if (!turned)
-            for (int m = 0; m < mr; m++) row[m] = a[m0 + m];
+            UNROLLED for (int m = 0; m < mr; m++) row[m] = a[m0 + m];
         for (ptrdiff_t k = 0; k < K / parts; k++) {
             const float *bk = b + k * ldb + n0, *ak = turned ? a[k] + m0 : 0;
             vec bv[NV];
-            for (int n = 0; n < nv; n++) bv[n] = AT(bk + n * VL);
-            for (int m = 0; m < mr; m++)
-                for (int n = 0; n < nv; n++) acc[m * nv + n] += (turned ? ak[m] : row[m][k]) * bv[n];
+            UNROLLED for (int n = 0; n < nv; n++) bv[n] = AT(bk + n * VL);
+            UNROLLED for (int m = 0; m < mr; m++)
+                UNROLLED for (int n = 0; n < nv; n++) acc[m * nv + n] += (turned ? ak[m] : row[m][k]) * bv[n];
         }
     }
     finish(kind, acc, mr, nv, t, m0 * t->ld + n0);

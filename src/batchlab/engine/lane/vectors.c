@@ -25,6 +25,11 @@ typedef int32_t ivec __attribute__((vector_size(VL * 4), aligned(4), may_alias))
 typedef double widevec __attribute__((vector_size(VL * 8), aligned(8)));
 #define INLINE static inline __attribute__((always_inline))
 #define AT(p) (*(vec *)(p))
+#ifdef __clang__
+#define UNROLLED /* clang sees for itself what it should unroll, and told to, it spills everything */
+#else
+#define UNROLLED _Pragma("GCC unroll 32") /* else gcc keeps a place in memory for an array of accumulators */
+#endif
 #define KEEP_IF(mask, v) ((vec)((ivec)(v) & (mask)))
 
 INLINE vec pick(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
