@@ -35,7 +35,7 @@ typedef struct {
 } Data;
 
 /* A network, and the room to work on CHUNK examples of it. Row pointers stand in for matrices, so that the examples
- * of a batch need not lie together. Layer l reads h[l], a row an example; the last also reads it turned. */
+ * of a batch need not lie together. Layer l reads h[l], a row an example; the last may read it turned. */
 typedef struct {
     int layers, outputs, is_tanh;
     float norm_eps;
@@ -155,6 +155,11 @@ static void forward(Net *net, int n) {
         if (net->draw) drop(net, l + 1, n);
         for (int b = 0; b < n && length > out; b++) h[b * ld + out] = 1; /* the padding held it */
     }
+    if (n <= CHUNK / 2) {
+        const int length = row_length(net, last);
+        dots(n, net->outputs, length, net->h[last], net->ld[last], net->weight[last], length, net->z, CHUNK);
+        return;
+    }
     transpose(n, in, net->h[last], net->ld[last], net->across, CHUNK);
     product(net->outputs, padded(n), in + 1, net->weight_row, net->across, CHUNK, (Target){.out = net->z, .ld = CHUNK});
 }
@@ -165,21 +170,8 @@ static double loss_and_signal(Net *net, int n, int classes, float scale) {
                    : squared_error(n, net->outputs, net->z, net->target, scale);
 }
 
-/* The backward product without a turned copy of the weights, for batches too small to pay for one. */
-static int by_rows(const Net *net, int l, int n) { return n * (row_length(net, l) / VL + 8) < 2 * net->sizes[l + 1]; }
-static void backward_by_rows(int n, int in, int out, const float *w, const float *const *d, float *back, int ld) {
-    const ivec place = PLACES;
-    for (int i = 0; i < in; i += VL) {
-        const float *row[VL];
-        for (int r = 0; r < VL; r++) row[r] = w + (i + r < in ? i + r : in) * out;
-        for (int b = 0; b < n; b++) {
-            vec sums[VL] = {{0}};
-            for (int j = 0; j < out; j += VL)
-                for (int r = 0; r < VL; r++) sums[r] += AT(row[r] + j) * AT(d[b] + j);
-            AT(back + b * ld + i) = KEEP_IF(place + i < in, totals(sums));
-        }
-    }
-}
+/* Whether a batch is too small to pay for a turned copy of the weights. */
+static int by_rows(const Net *net, int l, int n) { return n < 8 + net->sizes[l + 1] / 16; }
 
 /* Signals times the slope of the activation at h: of ReLU 0 or 1, of tanh 1 - h^2. */
 static void slope(int is_tanh, int n, int in, float *d, const float *h, int ld) {
@@ -199,7 +191,7 @@ static void send_back(Net *net, int l, int n, int first) {
     if (last)
         (net->is_tanh ? turned : turned_mask)(n, padded(in), out, net->z_row, net->weight[l], length, t);
     else if (rows)
-        backward_by_rows(n, in, length, net->weight[l], net->signal[l + 1], d, ld);
+        dots(in, n, length, net->weight[l], length, net->d[l + 1], net->ld[l + 1], d, ld);
     else {
         if (first) transpose(in, out, net->weight[l], length, net->turned[l], padded(in));
         (net->is_tanh ? product : product_mask)(n, padded(in), out, net->signal[l + 1], net->turned[l], padded(in), t);

@@ -100,3 +100,28 @@ static void product_of_parts(int relu, int parts, ptrdiff_t M, ptrdiff_t N, ptrd
         PANELS(PLAIN, 0, parts)
     }
 }
+
+/* The product for few examples, of matrices whose rows both run along the inner dimension, whole vectors: out[b][i] =
+ * row i of a times row b of d. Half a vector of rows and two examples at a time: each vector loaded serves several
+ * sums, and all these sums are added up across their lanes together. */
+static void dots(int rows, int n, int length, const float *a, ptrdiff_t lda, const float *d, ptrdiff_t ldd, float *out,
+                 ptrdiff_t ld) {
+    enum { HALF = VL / 2 };
+    const ivec place = PLACES;
+    for (int i = 0; i < rows; i += HALF) {
+        ptrdiff_t row[HALF];
+        UNROLLED for (int r = 0; r < HALF; r++) row[r] = (i + r < rows ? i + r : rows - 1) * lda;
+        for (int b = 0; b < n; b += 2) {
+            const float *one = d + b * ldd, *two = b + 1 < n ? one + ldd : one;
+            vec sums[VL] = {{0}};
+            for (int j = 0; j < length; j += VL)
+                UNROLLED for (int r = 0; r < HALF; r++) {
+                    sums[r] += AT(a + row[r] + j) * AT(one + j);
+                    sums[HALF + r] += AT(a + row[r] + j) * AT(two + j);
+                }
+            const vec both = KEEP_IF(place % HALF + i < rows, totals(sums));
+            memcpy(out + b * ld + i, &both, sizeof(vec) / 2);
+            if (b + 1 < n) memcpy(out + (b + 1) * ld + i, (char *)&both + sizeof(vec) / 2, sizeof(vec) / 2);
+        }
+    }
+}
