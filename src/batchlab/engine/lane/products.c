@@ -26,7 +26,11 @@ INLINE void finish(int kind, vec *acc, int mr, int nv, const Target *t, ptrdiff_
     if (kind == MASK) EACH_OF_TILE(i, j) AT(t->out + j) = KEEP_IF(AT(t->active + j) > zero, acc[i]);
     if ((kind == PLAIN || kind == UPDATE) && t->before) EACH_OF_TILE(i, j) acc[i] += AT(t->before + j);
     if (kind == PLAIN) EACH_OF_TILE(i, j) AT(t->out + j) = acc[i];
-    if (kind == UPDATE) {
+    if (kind == UPDATE && only_momentum(t->rule)) {
+        float *w = t->weights.w, *m1 = t->weights.m;
+        const float keep = t->rule->momentum, lr = t->rule->lr;
+        EACH_OF_TILE(i, j) AT(w + j) -= lr * (AT(m1 + j) = keep * AT(m1 + j) + acc[i]);
+    } else if (kind == UPDATE) {
         _Alignas(VL * 4) vec g[TILE];
         UNROLLED for (int i = 0; i < mr * nv; i++) g[i] = acc[i];
         update(t->rule, g, mr, nv, &t->weights, at, t->ld);

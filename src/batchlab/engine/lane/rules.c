@@ -81,6 +81,11 @@ INLINE void adamw(Rule r, vec g, vec *w, vec *m, vec *v) {
     adam_step(r, g, w, m, v);
 }
 
+/* Momentum and nothing besides: so little that a tile of gradient can stay in the registers for it. */
+static int only_momentum(const Rule *r) {
+    return r->kind == MOMENTUM && r->weight_decay == 0 && r->l1 == 0 && r->ema == 0;
+}
+
 /* d(l1 sum|w|)/dw, where sign(0) = 0 */
 INLINE vec sign(vec w) {
     const vec zero = {0}, one = zero + 1;
