@@ -88,8 +88,9 @@ static void convolve(Work *work, const Op *op, int n) {
     for (int64_t r = 0; r < all; r += BLOCK) {
         const int rows = all - r < BLOCK ? (int)(all - r) : BLOCK;
         look(work, op, x, y, r, rows);
-        product_of_parts(op->relu, op->kernel[0], rows, y->ld, seen, work->row, w, y->ld,
-                         (Target){.out = y->h + r * y->ld, .bias = w + seen * y->ld, .ld = y->ld});
+        (op->relu ? product_relu : product)(
+            rows, y->ld, seen_in_line(op, x), work->row, w, y->ld,
+            (Target){.out = y->h + r * y->ld, .bias = w + seen * y->ld, .more = op->kernel[0] - 1, .ld = y->ld});
     }
 }
 

@@ -9,6 +9,7 @@ typedef struct {
     float *out;          /* where the tile goes (but for UPDATE) */
     const float *before; /* PLAIN, UPDATE: what earlier chunks added up, to be added, or NULL */
     const float *bias;   /* a row to be added to all, or NULL */
+    int more;            /* in how many more parts than one the rows of A come */
     const float *active; /* MASK: the activations whose sign says where ReLU let the signal through */
     Weights weights;     /* UPDATE: what the gradient is for, and by which rule */
     const Rule *rule;
@@ -37,17 +38,16 @@ INLINE void finish(int kind, vec *acc, int mr, int nv, const Target *t, ptrdiff_
     }
 }
 
-/* One tile of sum_k A(m, k) B(k, n), where A(m, k) is a[m][k], or a[k][m] if turned. A row may come in parts that do not
- * lie together, of K / parts numbers each: first the first part of all M rows, and so on. */
-INLINE void tile(int kind, int turned, int parts, int mr, int nv, ptrdiff_t m0, ptrdiff_t n0, ptrdiff_t M, ptrdiff_t K,
+/* One tile of sum_k A(m, k) B(k, n), where A(m, k) is a[m][k], or a[k][m] if turned. */
+INLINE void tile(int kind, int turned, int mr, int nv, ptrdiff_t m0, ptrdiff_t n0, ptrdiff_t M, ptrdiff_t K,
                  const float *const *a, const float *b, ptrdiff_t ldb, const Target *t) {
     vec acc[TILE];
     const float *row[MR1];
     UNROLLED for (int i = 0; i < mr * nv; i++) acc[i] = t->bias ? AT(t->bias + n0 + i % nv * VL) : (vec){0};
-    for (int part = 0; part < parts; part++, a += M, b += K / parts * ldb) {
+    for (int part = 0; part <= t->more; part++, a += M, b += K * ldb) {
         if (!turned)
             UNROLLED for (int m = 0; m < mr; m++) row[m] = a[m0 + m];
-        for (ptrdiff_t k = 0; k < K / parts; k++) {
+        for (ptrdiff_t k = 0; k < K; k++) {
             const float *bk = b + k * ldb + n0, *ak = turned ? a[k] + m0 : 0;
             vec bv[NV];
             UNROLLED for (int n = 0; n < nv; n++) bv[n] = AT(bk + n * VL);
@@ -59,34 +59,33 @@ INLINE void tile(int kind, int turned, int parts, int mr, int nv, ptrdiff_t m0, 
 }
 
 /* All rows of a panel nv vectors wide: full tiles, then the rows left over. */
-INLINE void panel(int kind, int turned, int parts, int nv, ptrdiff_t M, ptrdiff_t n0, ptrdiff_t K,
+INLINE void panel(int kind, int turned, int nv, ptrdiff_t M, ptrdiff_t n0, ptrdiff_t K,
                   const float *const *a, const float *b, ptrdiff_t ldb, const Target *t) {
     const int mr = nv == 1 ? MR1 : MR * NV / nv;
     ptrdiff_t m = 0;
-    for (; m + mr <= M; m += mr) tile(kind, turned, parts, mr, nv, m, n0, M, K, a, b, ldb, t);
-    if (mr > 8 && M - m >= 8) tile(kind, turned, parts, 8, nv, m, n0, M, K, a, b, ldb, t), m += 8;
-    if (mr > 6 && M - m >= 6) tile(kind, turned, parts, 6, nv, m, n0, M, K, a, b, ldb, t), m += 6;
+    for (; m + mr <= M; m += mr) tile(kind, turned, mr, nv, m, n0, M, K, a, b, ldb, t);
+    if (mr > 8 && M - m >= 8) tile(kind, turned, 8, nv, m, n0, M, K, a, b, ldb, t), m += 8;
+    if (mr > 6 && M - m >= 6) tile(kind, turned, 6, nv, m, n0, M, K, a, b, ldb, t), m += 6;
     switch (M - m) {
-    case 5: tile(kind, turned, parts, 5, nv, m, n0, M, K, a, b, ldb, t); break;
-    case 4: tile(kind, turned, parts, 4, nv, m, n0, M, K, a, b, ldb, t); break;
-    case 3: tile(kind, turned, parts, 3, nv, m, n0, M, K, a, b, ldb, t); break;
-    case 2: tile(kind, turned, parts, 2, nv, m, n0, M, K, a, b, ldb, t); break;
-    case 1: tile(kind, turned, parts, 1, nv, m, n0, M, K, a, b, ldb, t); break;
+    case 5: tile(kind, turned, 5, nv, m, n0, M, K, a, b, ldb, t); break;
+    case 4: tile(kind, turned, 4, nv, m, n0, M, K, a, b, ldb, t); break;
+    case 3: tile(kind, turned, 3, nv, m, n0, M, K, a, b, ldb, t); break;
+    case 2: tile(kind, turned, 2, nv, m, n0, M, K, a, b, ldb, t); break;
+    case 1: tile(kind, turned, 1, nv, m, n0, M, K, a, b, ldb, t); break;
     }
 }
 
-/* name(M, N, K, a, b, ldb, target): A is M x K, B is K x N with rows ldb floats apart, and N is in whole vectors. */
+/* name(M, N, K, a, b, ldb, target): A is M x K, B is K x N with rows ldb floats apart, and N is in whole vectors. Where
+ * the rows of A come in parts, K is the length of one: a points at the first part of all rows, then at the second. */
 #define PRODUCT(name, kind, turned)                                                                           \
     static void name(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *const *a, const float *b,            \
                      ptrdiff_t ldb, Target t) {                                                               \
-        PANELS(kind, turned, 1)                                                                               \
+        ptrdiff_t n = 0;                                                                                      \
+        for (; n + NV * VL <= N; n += NV * VL) panel(kind, turned, NV, M, n, K, a, b, ldb, &t);               \
+        for (; NV > 3 && n + 3 * VL <= N; n += 3 * VL) panel(kind, turned, 3, M, n, K, a, b, ldb, &t);        \
+        for (; NV > 2 && n + 2 * VL <= N; n += 2 * VL) panel(kind, turned, 2, M, n, K, a, b, ldb, &t);        \
+        for (; n < N; n += VL) panel(kind, turned, 1, M, n, K, a, b, ldb, &t);                                \
     }
-#define PANELS(kind, turned, parts)                                                                           \
-    ptrdiff_t n = 0;                                                                                          \
-    for (; n + NV * VL <= N; n += NV * VL) panel(kind, turned, parts, NV, M, n, K, a, b, ldb, &t);            \
-    for (; NV > 3 && n + 3 * VL <= N; n += 3 * VL) panel(kind, turned, parts, 3, M, n, K, a, b, ldb, &t);     \
-    for (; NV > 2 && n + 2 * VL <= N; n += 2 * VL) panel(kind, turned, parts, 2, M, n, K, a, b, ldb, &t);     \
-    for (; n < N; n += VL) panel(kind, turned, parts, 1, M, n, K, a, b, ldb, &t);
 PRODUCT(product, PLAIN, 0)
 PRODUCT(product_relu, RELU, 0)
 PRODUCT(product_mask, MASK, 0)
@@ -94,16 +93,6 @@ PRODUCT(product_update, UPDATE, 0)
 PRODUCT(turned, PLAIN, 1)
 PRODUCT(turned_mask, MASK, 1)
 PRODUCT(turned_update, UPDATE, 1)
-
-/* The same of rows in parts, followed by ReLU or not. */
-static void product_of_parts(int relu, int parts, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *const *a,
-                             const float *b, ptrdiff_t ldb, Target t) {
-    if (relu) {
-        PANELS(RELU, 0, parts)
-    } else {
-        PANELS(PLAIN, 0, parts)
-    }
-}
 
 /* The product for few examples, of matrices whose rows both run along the inner dimension, whole vectors: out[b][i] =
  * row i of a times row b of d. Half a vector of rows and two examples at a time: each vector loaded serves several
