@@ -14,7 +14,7 @@ through its steps keeps weights and moments in its own cache, needs no barrier, 
 busy. Compiling with -O2 was two to five times slower. What had cost was the narrow last layer (ten classes in a vector
 of sixteen), a softmax that worked across a vector, chunks of 128 examples (64 fit in the first cache), drawing orders
 anew for every learning rate, in two threads that fought over the interpreter's lock, and, in batches of 8, the update
-(tiles that held every rule's constants; now one loop a rule, but for plain momentum, gets them through the first cache),
+(tiles held every rule's constants; now one loop a rule, but for plain momentum, gets them through the first cache),
 accumulators that gcc cleared and left in memory until it was told to unroll, and a last layer with half a vector of
 examples.
 """

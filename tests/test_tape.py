@@ -4,6 +4,7 @@ Batch norm and ReLU's kink let rounding grow, in any program: an entry within ro
 not by the other. So long runs are held to float64, over seeds: a lane must be as near to it as ``fit`` in float32 is.
 """
 
+import ctypes
 import itertools
 from dataclasses import replace
 
@@ -18,12 +19,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from batchlab import data, fit, models, optim, schedules, sweep
-from batchlab.engine import choice, kernel, native, tape
+from batchlab.engine import choice, kernel, native, structures, tape
 from batchlab.engine.plan import plan
 from batchlab.training import layers
 
 WAVES = data.mnist1d(300, val=130, test=1, signals=True)
 TEXT = data.documentation_text(12, tokens=1200, val=240, test=120)
+LONG = data.documentation_text(40, tokens=2000, val=400, test=120)  # more places than a vector has lanes, twice
 WORDS = TEXT.classes
 
 
@@ -46,6 +48,19 @@ def two_rates(seed):
     return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), drops[0], nn.Linear(3, 3), nn.Tanh(), drops[1], nn.Linear(3, 2))
 
 
+def unusual(seed):
+    """Every setting of a norm another than the default."""
+    conv = nn.Conv1d(1, 6, 3, padding=1), nn.BatchNorm1d(6, eps=0.3, momentum=0.4), nn.ReLU()
+    middle = nn.Conv1d(6, 6, 4, stride=3), nn.GroupNorm(2, 6, eps=0.2), layers.MeanOverPositions()
+    return nn.Sequential(*conv, *middle, nn.LayerNorm(6, eps=0.1), nn.Linear(6, 10))
+
+
+def bare(seed):
+    """Blocks without norms, whose ReLU must not reach what goes around them."""
+    block = [layers.Residual(nn.Conv1d, 4, 4, 1, lambda width: [nn.Identity()], 1.0) for _ in range(2)]
+    return nn.Sequential(nn.Conv1d(1, 4, 3), *block, layers.MeanOverPositions(), nn.Linear(4, 10))
+
+
 def odd_chain(seed):
     norm = nn.LayerNorm(20)
     return nn.Sequential(
@@ -59,14 +74,18 @@ NETWORKS = {  # data, model
     "cnn, batch norm": (WAVES, models.cnn((1, 40), 10, norm="batch")),
     "cnn, group norm": (WAVES, models.cnn((1, 40), 10, channels=(6, 36), norm="group", groups=3)),
     "cnn, layer norm": (images(3, 5, 7), models.cnn((3, 5, 7), 3, norm="layer")),
-    "residual, ghost": (WAVES, models.resnet((1, 40), 10, width=5, norm="ghost", ghost=8)),
+    "residual, ghost": (WAVES, models.resnet((1, 40), 10, width=5, norm="ghost", ghost=9)),  # 49 = 9 + 8 + ...
+    "residual, group norm": (WAVES, models.resnet((1, 40), 10, width=6, norm="group", groups=3)),
+    "residual, bare": (WAVES, bare),
+    "unusual": (WAVES, unusual),
     "mlp, group norm": (SPIRALS, models.mlp((2, 32, 40, 2), norm="group")),
     "cnn, images": (images(3, 5, 7), models.cnn((3, 5, 7), 3, channels=(4, 20))),
     "residual": (WAVES, models.resnet((1, 40), 10, width=8)),
     "residual, batch norm, images": (images(1, 9, 6), models.resnet((1, 9, 6), 3, width=17, norm="batch")),
     "mlp, batch norm": (SPIRALS, models.mlp((2, 17, 5, 2), norm="batch", dropout=0.1)),
     "transformer": (TEXT, models.transformer(WORDS, 12)),
-    "transformer, odd": (TEXT, models.transformer(WORDS, 20, width=21, heads=3, norm="none", depth=1, dropout=0.2)),
+    "transformer, odd": (LONG, models.transformer(LONG.classes, 50, width=21, heads=3, norm="none", dropout=0.2)),
+    "sixteen bits at first": (WAVES, lambda seed: models.cnn((1, 40), 10)(seed).bfloat16()),
     "two eps": (SPIRALS, two_eps),
     "two rates": (SPIRALS, two_rates),
     "odd chain": (SPIRALS, odd_chain),
@@ -152,9 +171,51 @@ def test_convolutions_of_any_shape_equal_fit(
 
 
 def test_regression_by_a_tape_equals_fit():
-    line = data.gaussian_regression((1.0, 0.3, 0.1), 0.1, examples=100, val=30, test=1)
-    run = a_run("linear", data=line, model=models.mlp((3, 9, 1), norm="batch"), batch_size=30)
+    rng = torch.Generator().manual_seed(0)
+    x, w = torch.randn(100, 3, generator=rng), torch.randn(3, 4, generator=rng)
+    part = x, (x @ w).sin()
+    four = data.Dataset("four", True, part, part, part, classes=None)
+    run = a_run("linear", data=four, model=models.mlp((3, 9, 4), norm="batch"), batch_size=30)
     assert_equals_fit(a_lane(run), run, 3e-5)
+
+
+def other_order(t):
+    """The same numbers, the last dimension's far apart in memory."""
+    return t.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
+@pytest.mark.parametrize("name", ["cnn, images", "transformer", "mlp, batch norm", "17 layers"])
+def test_data_in_another_order_of_memory_is_the_same_data(name):
+    run = of(name)
+    parts = {part: tuple(map(other_order, getattr(run.data, part))) for part in ("train", "val", "test")}
+    assert not parts["train"][0].is_contiguous()
+    turned = replace(run, data=data.Dataset("turned", True, **parts, classes=run.data.classes))
+    np.testing.assert_equal(rows_of(a_lane(turned)), rows_of(a_lane(run)))
+
+
+def test_a_chain_reads_data_in_another_order_of_memory():
+    run = a_run("mlp")
+    parts = {part: tuple(map(other_order, getattr(run.data, part))) for part in ("train", "val", "test")}
+    turned = replace(run, data=data.Dataset("turned", True, **parts, classes=2))
+    np.testing.assert_equal(rows_of(a_lane(turned)), rows_of(a_lane(run)))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_scratch_is_that_of_a_thread_not_of_a_lane(threads, monkeypatch):
+    """And a lane that diverged leaves nothing behind in it."""
+    made, scratch = [], native._scratch
+
+    def counted(network, of_thread):
+        made.append(scratch(network, of_thread))
+        return made[-1]
+
+    monkeypatch.setattr(native, "_scratch", counted)
+    base = of("cnn, batch norm", lr=0.01, loss_bound=float(np.finfo(np.float64).max))
+    runs = [replace(base, seed=seed, lr=lr) for lr in (1e30, 0.01) for seed in (0, 1, 2)]
+    lanes = native.train(plan(base), runs, threads)
+    assert len(made) == 6 and len(set(made)) <= threads
+    for run, lane in zip(runs[3:], lanes[3:], strict=True):
+        np.testing.assert_equal(rows_of(lane), rows_of(a_lane(run)))
 
 
 def test_gelu_is_as_exact_as_torch():
@@ -225,10 +286,37 @@ def shared(seed):
     return nn.Sequential(nn.Conv1d(1, 3, 3), layer, nn.ReLU(), layer, layers.MeanOverPositions(), nn.Linear(3, 10))
 
 
-def hooked(seed):
-    model = models.cnn((1, 40), 10)(seed)
-    model[0].register_forward_hook(lambda module, inputs, outputs: 2 * outputs)
-    return model
+def altered(how):
+    def factory(seed):
+        model = models.cnn((1, 40), 10, norm="batch")(seed)
+        how(model)
+        return model
+
+    return factory
+
+
+def its_own_forward(model):
+    forward = model[0].forward
+    model[0].forward = lambda x: 2 * forward(x)
+
+
+def stays_as_it_is(model):
+    model[1].eval()
+    model[1].train = lambda mode=True: model[1]
+
+
+def one_pair_of_statistics(seed):
+    norms = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+    norms[1].running_mean = norms[0].running_mean
+    return convolved(norms[0], nn.Tanh(), norms[1])(seed)
+
+
+def twice_and_two_left(seed):
+    """As many parameters as are used, counted with repetition."""
+    unused = nn.Identity()
+    unused.a, unused.b = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+    layer = nn.Conv1d(4, 4, 1)
+    return convolved(layer, nn.Tanh(), layer, unused)(seed)
 
 
 def convolved(*middle, **changes):
@@ -240,7 +328,17 @@ def convolved(*middle, **changes):
 UNSUITABLE = {
     "a group norm without weights": dict(model=convolved(nn.GroupNorm(2, 4, affine=False))),
     "shared weights": dict(model=shared),
-    "a hook": dict(model=hooked),
+    "a hook": dict(model=altered(lambda m: m[0].register_forward_hook(lambda module, inputs, outputs: 2 * outputs))),
+    "a hook of the way back": dict(model=altered(lambda m: m[2].register_full_backward_hook(lambda m, x, y: x))),
+    "another on the way back": dict(model=altered(lambda m: m[2].register_full_backward_pre_hook(lambda m, y: y))),
+    "a forward of its own": dict(model=altered(its_own_forward)),
+    "a norm that stays in evaluation": dict(model=altered(stays_as_it_is)),
+    "one pair of statistics": dict(model=one_pair_of_statistics),
+    "a layer twice, two parameters left": dict(model=twice_and_two_left),
+    "a parametrization": dict(model=altered(lambda m: nn.utils.parametrizations.weight_norm(m[0]))),
+    "no eps to speak of": dict(model=convolved(nn.BatchNorm1d(4, eps=1e-40))),
+    "nor in the rule": dict(optimizer=optim.adagrad(eps=1e-40)),
+    "dropout in pieces": dict(model=models.cnn((1, 40), 10, dropout=0.1), batch_size=20, micro_batch=10),
     "no bias": dict(model=convolved(bias=False)),
     "dilation": dict(model=convolved(dilation=2)),
     "another padding": dict(model=convolved(padding=1, padding_mode="circular")),
@@ -259,6 +357,90 @@ UNSUITABLE = {
     "muon": dict(model=models.cnn((1, 40), 10), optimizer=optim.muon()),
     "float64": dict(model=models.cnn((1, 40), 10), precision="float64"),
 }
+
+
+def of_text(**changes):
+    """The parts of a transformer, one of them another."""
+    block = layers.Block(0, 0, 8, 2, "layer", 0.0)
+    parts = {"first": layers.Embedding(WORDS, 12, 8), "block": block, "then": nn.Identity()} | changes
+    return lambda seed: nn.Sequential(*parts.values(), nn.Linear(8, WORDS))
+
+
+class SeesAll(layers.Attention):
+    def forward(self, x):
+        return x.mean(1, keepdim=True) + 0 * super().forward(x)
+
+
+def attending_to_all():
+    block = layers.Block(0, 0, 8, 2, "layer", 0.0)
+    block.attention = SeesAll(8, 2)
+    return block
+
+
+def embedding_with(**rules):
+    first = layers.Embedding(WORDS, 12, 8)
+    first.token = nn.Embedding(WORDS, 8, **rules)
+    return first
+
+
+OF_TEXT = {
+    "attention to all": dict(block=attending_to_all()),
+    "a padding token": dict(first=embedding_with(padding_idx=0)),
+    "a bound on the norm": dict(first=embedding_with(max_norm=1.0)),
+    "gradients by frequency": dict(first=embedding_with(scale_grad_by_freq=True)),
+    "a norm over places and channels": dict(then=nn.LayerNorm((12, 8))),
+    "a group norm, whose channels are the places": dict(then=nn.GroupNorm(1, 12)),
+    "a batch norm, whose channels are the places": dict(then=nn.BatchNorm1d(12)),
+    "a convolution, whose channels are the places": dict(then=nn.Conv1d(12, 12, 1)),
+}
+
+
+@pytest.mark.parametrize("changes", OF_TEXT.values(), ids=OF_TEXT)
+def test_what_a_tape_cannot_say_of_a_text_does_not_suit(changes):
+    assert native.suits(of("transformer", model=of_text()))
+    run = of("transformer", model=of_text(**changes))
+    fit(replace(run, steps=1))
+    assert not native.suits(run)
+
+
+def test_a_mean_over_channels_does_not_suit():
+    x = torch.arange(60).reshape(10, 6) % 7
+    part = x, x[:, :1].float()
+    text = data.Dataset("text", True, part, part, part, classes=None)
+    mean = nn.Sequential(layers.Embedding(7, 6, 6), layers.MeanOverPositions(), nn.Linear(6, 1))
+    assert not native.suits(a_run("linear", data=text, model=lambda seed: mean))
+
+
+def test_a_token_outside_of_the_vocabulary_is_an_error_and_not_read():
+    x, y = (t.clone() for t in TEXT.train)
+    x[40, 3] = WORDS
+    run = of(
+        "transformer", data=data.Dataset("text", True, (x, y), TEXT.val, TEXT.test, classes=WORDS), epochs=2, steps=None
+    )
+    assert not native.suits(run)
+    with pytest.raises(IndexError):
+        sweep(run, seed=[0])
+
+
+def test_a_hook_for_all_modules_is_seen():
+    handle = nn.modules.module.register_module_forward_hook(lambda module, inputs, outputs: None)
+    try:
+        assert not native.suits(of("cnn")) and not native.suits(a_run("mlp"))
+    finally:
+        handle.remove()
+    assert native.suits(of("cnn")) and native.suits(a_run("mlp"))
+
+
+def test_what_is_asked_for_and_cannot_be_says_why():
+    with pytest.raises(ValueError, match="the C kernel does not know a weight shared or not used"):
+        sweep(of("cnn", model=shared), engine="native")
+
+
+def test_structures_are_as_large_as_the_kernel_has_them():
+    """A field that only one side knows would shift all that follow."""
+    ours = [getattr(structures, name) for name in ("Settings", "Data", "Chain", "Op", "Shape", "Matrix", "Tape")]
+    theirs = (ctypes.c_int * len(ours)).in_dll(kernel.library(), "sizes")
+    assert list(theirs) == [ctypes.sizeof(structure) for structure in ours]
 
 
 @pytest.mark.parametrize("changes", UNSUITABLE.values(), ids=UNSUITABLE)

@@ -25,7 +25,7 @@ class Layers(NamedTuple):
 
 def layers(model):
     """The ``Layers`` of a model that is such a chain, else None."""
-    if type(model) is not nn.Sequential or any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+    if type(model) is not nn.Sequential or structures.altered(model):
         return None
     linear = [m for m in model if type(m) is nn.Linear and m.bias is not None]
     norms = [m for m in model if _is_layer_norm(m)]
@@ -47,8 +47,8 @@ def layers(model):
 def _is_layer_norm(m):
     """Over all features, with a gain and a shift for each and eps > 0; a ``GroupNorm`` of one group is one."""
     if type(m) is nn.GroupNorm:
-        return m.num_groups == 1 and m.affine and m.eps > 0
-    shaped = type(m) is nn.LayerNorm and len(m.normalized_shape) == 1 and m.eps > 0
+        return m.num_groups == 1 and m.affine and m.eps >= structures.SMALLEST
+    shaped = type(m) is nn.LayerNorm and len(m.normalized_shape) == 1 and m.eps >= structures.SMALLEST
     return shaped and m.weight is not None and m.bias is not None
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from batchlab._check import fail
-from batchlab.engine import kernel, native, stacked
+from batchlab.engine import kernel, native, stacked, structures
 from batchlab.training import models, step
 
 LANES_OF_A_UNIT = {"chain": 16, "tape": 4}  # for each of the kernel's threads: they stay busy, a kill loses little
@@ -110,11 +110,16 @@ def choose(run, engine, lanes, steps, cores, memory):
     plain = run.precision != "float16" and run.checkpoint_segments == 1
     if engine in ("stacked", "compiled") and not plain:
         fail("engine", engine, "'loop' or 'auto' for precision='float16' and for checkpoint_segments > 1")
-    suits = native.reads_as(run) if engine in ("auto", "native") else None
-    if engine == "native" and not suits:
-        fail("engine", engine, "another one: see batchlab.engine.native.suits for what the C kernel computes")
-    if suits and native.library():
-        return Choice("native", LANES_OF_A_UNIT[suits] * torch.get_num_threads())
+    if engine in ("auto", "native"):
+        try:
+            lanes_of_a_thread = LANES_OF_A_UNIT[native.kind(run)]
+            if native.library():
+                return Choice("native", lanes_of_a_thread * torch.get_num_threads())
+        except structures.Unreadable as why:
+            if engine == "native":
+                fail(
+                    "engine", engine, f"another one: the C kernel does not know {why}, see batchlab.engine.native.suits"
+                )
     counted, on_cpu = cost(run), step.device_of(run).type == "cpu"
     written, seconds = counted.bytes / counted.operations, counted.seconds * steps if on_cpu else 0.0
     together = max(1, min(memory // counted.bytes, -(-lanes // cores)))

@@ -7,7 +7,7 @@ It is compiled when first needed, in a few seconds, for the processor at hand.
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from threading import Lock
+from threading import Lock, local
 from time import perf_counter
 
 import numpy as np
@@ -16,8 +16,8 @@ import torch
 from batchlab.engine import chain, tape
 from batchlab.engine.kernel import library
 from batchlab.engine.plan import Lane, row
-from batchlab.engine.structures import RULES, Chain, Data, address, holding, settings
-from batchlab.training import models, step
+from batchlab.engine.structures import RULES, SMALLEST, Chain, Data, Unreadable, address, holding, settings
+from batchlab.training import step
 from batchlab.training.dataset import epoch_order
 
 
@@ -25,34 +25,45 @@ def suits(run):
     """Whether the kernel computes what ``run`` asks for. A missing compiler is another matter: see ``library``.
 
     It trains float32 networks under cross-entropy or the squared error, with every optimizer of ``optim`` but Muon,
-    every schedule, order, ``l1`` and ``ema``. What they may be made of: linear layers, convolutions, batch and layer
-    normalization, ReLU, tanh and GELU, the mean over positions, residual blocks, and the blocks of
-    ``models.transformer`` (see ``engine.tape``); and, in a chain of linear layers (see ``engine.chain``), dropout.
+    every schedule, order, ``l1`` and ``ema``. What they may be made of: linear layers, convolutions, norms, ReLU, tanh
+    and GELU, the mean over positions, dropout, and the blocks of ``models.resnet`` and ``models.transformer``; see
+    ``engine.chain`` and ``engine.tape``.
 
     >>> from batchlab import Run, data, models, optim
-    >>> run = dict(data=data.digits(), lr=0.1, batch_size=8, epochs=1, device="cpu", optimizer=optim.adam())
-    >>> [suits(Run(model=models.mlp((64, 32, 10), norm=norm), **run)) for norm in ("layer", "batch")]
-    [True, True]
+    >>> run = dict(data=data.digits(), lr=0.1, batch_size=8, epochs=1, device="cpu", model=models.mlp((64, 32, 10)))
+    >>> [suits(Run(optimizer=optimizer, **run)) for optimizer in (optim.adam(), optim.muon())]
+    [True, False]
     """
-    return reads_as(run) is not None
+    try:
+        return bool(kind(run))
+    except Unreadable:
+        return False
 
 
-def reads_as(run):
-    """What the kernel takes the network of ``run`` for: "chain", "tape", or None where it does not suit."""
-    x, y = run.data.train
-    if (
-        step.device_of(run).type != "cpu"
-        or run.precision != "float32"
-        or run.optimizer.name not in RULES
-        or run.loss not in ("cross_entropy", "mse")
-        or x.dtype not in (torch.float32, torch.int64)
-    ):
-        return None
-    model = models.build(run.model, run.seed)
-    if found := chain.layers(model) if x.is_floating_point() and x.ndim == 2 else None:
-        in_pieces = run.micro_batch is not None and found.dropouts  # each has a mask of its own
-        return "chain" if y.ndim == (1 if run.data.classes else 2) and not in_pieces else None
+def kind(run):
+    """What the kernel takes the network of ``run`` for: "chain" or "tape". ``Unreadable`` where it does not suit."""
+    (x, y), eps = run.data.train, dict(run.optimizer.settings).get("eps", 1)
+    for what, there in {
+        "a device other than a CPU": step.device_of(run).type != "cpu",
+        f"precision = {run.precision!r}": run.precision != "float32",
+        run.optimizer.name: run.optimizer.name not in RULES,
+        "a loss of your own": run.loss not in ("cross_entropy", "mse"),
+        f"inputs of type {x.dtype}": x.dtype not in (torch.float32, torch.int64),
+        f"an optimizer's eps = {eps}": eps < SMALLEST,
+    }.items():
+        if there:
+            raise Unreadable(what)
+    model = step.built(run)
+    found = chain.layers(model) if _is_flat(x) else None
+    if found and found.dropouts and run.micro_batch is not None:
+        raise Unreadable("a micro_batch with dropout, of which each piece has its own")
+    if found and y.ndim == (1 if run.data.classes else 2):
+        return "chain"
     return "tape" if tape.read(run, model) else None
+
+
+def _is_flat(x):
+    return x.is_floating_point() and x.ndim == 2
 
 
 def train(plan, runs, threads):
@@ -65,7 +76,7 @@ def train(plan, runs, threads):
 
 def networks(plan, runs):
     """The network that each run starts from, as ``advance`` takes it."""
-    built = {run.seed: models.build(run.model, run.seed) for run in runs}  # not in threads: torch's seed is global
+    built = {run.seed: step.built(run) for run in runs}  # not in threads: torch's seed is global
     return [_network(run, built[run.seed], int(max(plan.sizes))) for run in runs]
 
 
@@ -77,8 +88,15 @@ def advance(plan, runs, networks, threads):
     is_chain = type(networks[0]) is Chain
     parts = {part: _data(is_chain, *getattr(runs[0].data, part)) for part in ("train", *runs[0].evaluate)}
     orders, places = _orders(runs[0], plan), _by_seed(runs, threads)
+    of_thread = local()
+
+    def one(i):
+        if not is_chain:
+            networks[i].scratch = _scratch(networks[i], of_thread)
+        return _advance(runs[i], plan, parts, networks[i], orders)
+
     with ThreadPoolExecutor(threads) as pool:  # the kernel runs outside the interpreter's lock, so threads will do
-        made = pool.map(lambda i: _advance(runs[i], plan, parts, networks[i], orders), places)
+        made = pool.map(one, places)
         trained = dict(zip(places, made, strict=True))
     return [trained[i] for i in range(len(runs))]
 
@@ -94,19 +112,27 @@ def _by_seed(runs, threads):
 
 def _network(run, model, largest):
     """A run's network, where it begins: a ``structures.Chain`` or ``Tape``. ``largest``: examples of a batch."""
-    lib, found = library(), chain.layers(model) if run.data.train[0].ndim == 2 else None
-    if found and run.data.train[0].is_floating_point():
+    lib, found = library(), chain.layers(model) if _is_flat(run.data.train[0]) else None
+    if found:
         return chain.network(run, found, lib)
     return tape.network(run, tape.read(run, model, lib.vector_length()), lib, largest)
+
+
+def _scratch(network, of_thread):
+    """Where the scratch of a tape begins. Lanes that a thread trains one after another, all alike, share it."""
+    if not hasattr(of_thread, "scratch"):
+        of_thread.scratch = np.zeros(library().scratch_of_tape(ctypes.byref(network)) + 64, np.uint8)
+    return -(-address(of_thread.scratch) // 64) * 64
 
 
 def _data(is_chain, x, y):
     """Inputs, with a last column of ones for the biases of a chain, channels last for a tape, which reads some floats
     past the end; or tokens. Labels or targets. NULL stands for what there is not."""
     if not x.is_floating_point():
-        inputs = x.numpy().astype(np.int32)
+        inputs = np.ascontiguousarray(x.numpy(), np.int32)
     elif is_chain:
-        inputs = np.hstack([x.numpy(), np.ones((len(x), 1), np.float32)])
+        inputs = np.ones((len(x), x.shape[1] + 1), np.float32)
+        inputs[:, :-1] = x.numpy()
     else:
         inputs = np.append(x.movedim(1, -1).numpy(), np.zeros(64, np.float32))
     y = np.ascontiguousarray(y.numpy(), np.float32 if y.is_floating_point() else np.int32)

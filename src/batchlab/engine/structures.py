@@ -3,11 +3,18 @@
 import ctypes
 
 import numpy as np
+import torch
 
 RULES = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lars", "lamb")  # as rules.c counts them
 
+SMALLEST = float(np.finfo(np.float32).tiny)  # of an eps: the kernel takes smaller numbers for 0
+
 whole, pair, real, pointer = ctypes.c_int, ctypes.c_int * 2, ctypes.c_float, ctypes.c_void_p
 ARRAYS = [(name, pointer) for name in ("w", "m", "v", "average")]  # an array of arrays each
+
+
+class Unreadable(Exception):
+    """The kernel does not compute what is asked; the message says what."""
 
 
 class Settings(ctypes.Structure):  # rules.c
@@ -45,10 +52,20 @@ class Matrix(ctypes.Structure):  # tape.c
 
 class Tape(ctypes.Structure):  # tape.c
     _fields_ = [
-        *[(name, whole) for name in ("ops", "tensors", "matrices", "piece")],
+        *[(name, whole) for name in ("ops", "tensors", "matrices", "piece", "judged")],
         *[(name, pointer) for name in ("op", "shape", "matrix")], *ARRAYS, ("draw", pointer), ("scratch", pointer),
         ("step", ctypes.c_int64),
     ]  # fmt: skip
+
+
+def altered(model):
+    """Whether a model does more than its layers' types say: by hooks, or by methods put on one object."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    everywhere = any(getattr(torch.nn.modules.module, f"_global{name}") for name in hooks)
+    methods = {"forward", "train", "eval", "__call__"}
+    return everywhere or any(
+        methods & vars(m).keys() or any(getattr(m, name) for name in hooks) for m in model.modules()
+    )
 
 
 def settings(run):

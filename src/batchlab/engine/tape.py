@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from batchlab.engine import structures
+from batchlab.engine.structures import Unreadable
 from batchlab.training import layers, models, optim
 
 CONVOLVE, BATCH_NORM, LAYER_NORM, ACTIVATE, ADD, MEAN, EMBED, ATTEND, DROP, GROUP_NORM = range(
@@ -19,10 +20,6 @@ CONVOLVE, BATCH_NORM, LAYER_NORM, ACTIVATE, ADD, MEAN, EMBED, ATTEND, DROP, GROU
 CHOICES = {nn.ReLU: 0, nn.Tanh: 1, nn.GELU: 2}
 ROWS = 64  # rows of every tensor for a piece of examples, about: what they need should fit in a cache
 PIECE = 16  # examples of a piece where they have many more rows inside than at the end
-
-
-class Unreadable(Exception):
-    """The model has something that no operation computes."""
 
 
 class Reading:
@@ -39,8 +36,8 @@ class Reading:
     """
 
     def __init__(self, model, shape, tokens, vector):
-        if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
-            raise Unreadable("a hook")
+        if structures.altered(model):
+            raise Unreadable("a hook, or a method of its own")
         self.ops, self.weights, self.running, self.draws, self.vector = [], [], [], [], vector
         shape = tuple(shape)
         if tokens and len(shape) == 1:
@@ -49,9 +46,9 @@ class Reading:
             self.shapes, self.flat = [(shape[0], *(1, 1, *shape[1:])[-2:])], len(shape) == 1
         else:
             raise Unreadable(f"examples of shape {shape}")
-        self.seen, self.tokens = 0, tokens
+        self.used, self.forked, self.statistics, self.tokens = [], set(), set(), tokens
         end = self.read(model, 0)
-        if end != len(self.shapes) - 1 or end == 0 or self.seen != sum(1 for _ in model.parameters()):
+        if end != len(self.shapes) - 1 or end == 0 or sorted(self.used) != sorted(map(id, model.parameters())):
             raise Unreadable("a weight shared or not used")  # parameters() names each once
 
     def read(self, module, at):
@@ -68,9 +65,9 @@ class Reading:
         self.ops.append(dict(kind=kind, source=at, to=len(self.shapes) - 1, **given))
         return len(self.shapes) - 1
 
-    def weigh(self, matrix, bias=-1, norm=0, parameters=1):
-        """Keep a matrix of weights, and return its number."""
-        self.seen += parameters
+    def weigh(self, matrix, *parameters, bias=-1, norm=0):
+        """Keep a matrix of weights, made of these parameters, and return its number."""
+        self.used += map(id, parameters)
         self.weights.append((matrix, bias, norm))
         return len(self.weights) - 1
 
@@ -94,6 +91,8 @@ def nothing(reading, module, at):
 
 
 def dropout(reading, module, at):
+    if not 0 <= module.rate < 1:
+        raise Unreadable("a dropout of everything")
     if not reading.flat:  # the entries of a mask are counted channel by channel there
         raise Unreadable("a dropout of positions")
     if not module.rate:
@@ -116,7 +115,7 @@ def convolution(reading, module, at):
         )  # fmt: skip
     )
     channels, height, width = reading.shapes[at]
-    if reading.tokens or (reading.flat and at == 0) or dilation != (1, 1) or channels != module.in_channels:
+    if reading.flat or dilation != (1, 1) or channels != module.in_channels:
         raise Unreadable("a convolution of something else than positions")
     if dims == 1 and height > 1 or any(p >= k for p, k in zip(padding, kernel, strict=True)):
         raise Unreadable("a convolution padded by more than it sees")
@@ -124,31 +123,32 @@ def convolution(reading, module, at):
     if min(made) < 1:
         raise Unreadable("a convolution wider than its input")
     given = dict(kernel=kernel, stride=stride, padding=padding)
-    w = module.weight.detach().numpy().reshape(module.out_channels, channels, *kernel)
-    return affine(reading, w, module.bias, at, (module.out_channels, *made), **given)
+    return affine(reading, module, at, (module.out_channels, *made), **given)
 
 
 def linear(reading, module, at):
     channels, *positions = reading.shapes[at]
     if module.bias is None or channels != module.in_features or not reading.flat:
         raise Unreadable("a linear layer without bias, or of something else than channels")
-    w = module.weight.detach().numpy()[:, :, None, None]
-    return affine(reading, w, module.bias, at, (module.out_features, *positions))
+    return affine(reading, module, at, (module.out_features, *positions))
 
 
-def affine(reading, w, bias, at, shape, kernel=(1, 1), stride=(1, 1), padding=(0, 0)):
-    """``w``: (channels made, channels read, kernel down, kernel across)."""
-    made, channels = w.shape[:2]
+def affine(reading, module, at, shape, kernel=(1, 1), stride=(1, 1), padding=(0, 0)):
+    made, channels = module.weight.shape[:2]
+    w = module.weight.detach().numpy().reshape(made, channels, *kernel)
     rows = np.zeros((*kernel, reading.length(at), made), np.float32)
     rows[:, :, :channels] = w.transpose(2, 3, 1, 0)
-    matrix = np.vstack([rows.reshape(-1, made), bias.detach().numpy()[None]])
-    weight = reading.weigh(matrix, bias=len(matrix) - 1, parameters=2)
+    matrix = np.vstack([rows.reshape(-1, made), module.bias.detach().numpy()[None]])
+    weight = reading.weigh(matrix, module.weight, module.bias, bias=len(matrix) - 1)
     return reading.put(CONVOLVE, at, shape, weight=weight, kernel=kernel, stride=stride, padding=padding)
 
 
 def batch_norm(reading, module, at):
-    if not (module.affine and module.track_running_stats) or module.momentum is None:
+    if not module.affine or module.running_mean is None or module.running_var is None or module.momentum is None:
         raise Unreadable("a batch norm without weights or running statistics")
+    if id(module.running_mean) in reading.statistics:
+        raise Unreadable("running statistics shared")
+    reading.statistics.add(id(module.running_mean))
     if module.num_features != reading.shapes[at][0] or reading.tokens:
         raise Unreadable("a batch norm of something else than channels")
     reading.running.append(torch.stack([module.running_mean, module.running_var]).numpy())
@@ -157,41 +157,38 @@ def batch_norm(reading, module, at):
 
 
 def group_norm(reading, module, at):
-    if module.num_channels != reading.shapes[at][0] or reading.tokens or not module.eps > 0:
+    if module.num_channels != reading.shapes[at][0] or reading.tokens:
         raise Unreadable("a group norm of something else than channels")
     return norm(reading, GROUP_NORM, module, at, choice=module.num_groups)
 
 
 def layer_norm(reading, module, at):
-    if module.normalized_shape != reading.shapes[at][:1] or not reading.flat or not module.eps > 0:
+    if module.normalized_shape != reading.shapes[at][:1] or not reading.flat:
         raise Unreadable("a layer norm of something else than channels")
     return norm(reading, LAYER_NORM, module, at)
 
 
 def norm(reading, kind, module, at, **given):
-    if module.weight is None or module.bias is None:
-        raise Unreadable("a norm without gain or shift")
+    if module.weight is None or module.bias is None or not module.eps >= structures.SMALLEST:
+        raise Unreadable("a norm without gain, shift or eps")
     matrix = torch.stack([module.weight, module.bias]).detach().numpy()
-    weight = reading.weigh(matrix, bias=1, norm=1, parameters=2)
+    weight = reading.weigh(matrix, module.weight, module.bias, bias=1, norm=1)
     return reading.put(kind, at, weight=weight, eps=module.eps, **given)
 
 
 def activation(reading, module, at):
     if type(module) is nn.GELU and module.approximate != "none":
         raise Unreadable("an approximate GELU")
-    last = reading.ops[-1]
-    if (
-        type(module) is nn.ReLU
-        and last["to"] == at
-        and last["kind"] in (CONVOLVE, BATCH_NORM, GROUP_NORM)
-        and not last.get("relu")
-    ):
-        last["relu"] = 1  # what others read of it, they read after the ReLU: only a chain of layers comes here
+    last, follows = reading.ops[-1], type(module) is nn.ReLU and at not in reading.forked
+    if follows and last["to"] == at and last["kind"] in (CONVOLVE, BATCH_NORM, GROUP_NORM):
+        last["relu"] = 1  # part of the operation before it, since nobody else reads that
         return at
     return reading.put(ACTIVATE, at, choice=CHOICES[type(module)])
 
 
 def mean(reading, module, at):
+    if reading.flat:
+        raise Unreadable("a mean over positions where there are none, or of a text")
     reading.flat = True
     return reading.put(MEAN, at, (reading.shapes[at][0], 1, 1))
 
@@ -201,10 +198,8 @@ def add(reading, at, other):
 
 
 def residual(reading, module, at):
-    if len(module.norm1):
-        inner = activation(reading, nn.ReLU(), reading.read(module.norm1, at))
-    else:  # others read it too
-        inner = reading.put(ACTIVATE, at, choice=CHOICES[nn.ReLU])
+    reading.forked.add(at)
+    inner = activation(reading, nn.ReLU(), reading.read(module.norm1, at))
     outer = at if module.around is None else reading.read(module.around, inner)
     made = reading.read(module.conv1, inner)
     made = activation(reading, nn.ReLU(), reading.read(module.norm2, made))
@@ -212,7 +207,7 @@ def residual(reading, module, at):
 
 
 def embedding(reading, module, at):
-    if at or not reading.tokens:
+    if at or not reading.tokens or {type(module.token), type(module.position)} != {nn.Embedding}:
         raise Unreadable("an embedding of something else than tokens")
     token, position = (t.weight.detach().numpy() for t in (module.token, module.position))
     places = reading.shapes[at][2]
@@ -220,13 +215,16 @@ def embedding(reading, module, at):
         t.padding_idx is not None or t.max_norm or t.scale_grad_by_freq for t in (module.token, module.position)
     ):
         raise Unreadable("an embedding with rules of its own")
-    weight = reading.weigh(token)
-    reading.weigh(position)
+    weight = reading.weigh(token, module.token.weight)
+    reading.weigh(position, module.position.weight)
     return reading.put(EMBED, at, (token.shape[1], 1, places), weight=weight)
 
 
 def block(reading, module, at):
     attention = module.attention
+    if type(attention) is not layers.Attention:
+        raise Unreadable(type(attention).__name__)
+    reading.forked.add(at)
     joint = reading.read(attention.joint, reading.read(module.norm1, at))
     width, *positions = reading.shapes[at]
     made = reading.put(ATTEND, joint, (width, *positions), choice=attention.heads)
@@ -250,20 +248,24 @@ READERS = {
 
 
 def read(run, model, vector=16):
-    """The ``Reading`` of a model that suits its run, else None."""
+    """The ``Reading`` of a model that suits its run; ``Unreadable``, with the reason, where there is none."""
     x, y = run.data.train
-    try:
-        reading = Reading(model, x.shape[1:], not x.is_floating_point(), vector)
-    except Unreadable:
-        return None
+    reading = Reading(model, x.shape[1:], not x.is_floating_point(), vector)
     channels, _, places = reading.shapes[-1]
     labels = (places,) if reading.tokens else () if run.data.classes else (channels,)
-    alone = (reading.running or reading.draws) and run.micro_batch  # each piece has a norm and a mask of its own
-    return reading if reading.flat and tuple(y.shape[1:]) == labels and not alone else None
+    if not reading.flat or tuple(y.shape[1:]) != labels:
+        raise Unreadable("outputs of another shape than the labels")
+    if (reading.running or reading.draws) and run.micro_batch:
+        raise Unreadable("a micro_batch with batch norm or dropout, of which each piece has its own")
+    if reading.tokens:
+        words, parts = len(reading.weights[0][0]), (run.data.train, run.data.val, run.data.test)
+        if any(len(t) and (t.min() < 0 or t.max() >= words) for t, _ in parts):
+            raise Unreadable("a token outside of the vocabulary")
+    return reading
 
 
 def network(run, reading, lib, largest):
-    """A run's weights as the kernel wants them; ``largest``: examples of its largest batch."""
+    """A run's weights as the kernel wants them; ``largest``: examples of its largest batch. No scratch yet."""
     vector = lib.vector_length()
     weights = [structures.padded(matrix, vector) for matrix, _, _ in reading.weights]
     running = [structures.padded(pair, vector) for pair in reading.running]
@@ -278,12 +280,11 @@ def network(run, reading, lib, largest):
     tables = [
         (type(row[0]) * len(row))(*row) for row in (ops, [structures.Shape(*s) for s in reading.shapes], matrices)
     ]
-    most = max(height * width for _, height, width in reading.shapes)
-    piece = max(1, ROWS // reading.shapes[-1][2]) if most == reading.shapes[-1][2] else PIECE
+    most, last = max(height * width for _, height, width in reading.shapes), reading.shapes[-1][2]
+    judged = max(1, ROWS // last) if most == last else PIECE
     made = structures.Tape(
-        *(len(table) for table in tables), largest if running else min(piece, largest), *map(ctypes.addressof, tables),
+        *(len(table) for table in tables), max(judged, largest) if running else judged, judged,
+        *map(ctypes.addressof, tables),
         **places, draw=structures.address(draw),
     )  # fmt: skip
-    scratch = np.zeros(lib.scratch_of_tape(ctypes.byref(made)) + 64, np.uint8)
-    made.scratch = -(-structures.address(scratch) // 64) * 64
-    return structures.holding(made, *arrays, running, tables, draw, scratch)
+    return structures.holding(made, *arrays, running, tables, draw)

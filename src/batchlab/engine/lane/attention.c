@@ -34,9 +34,9 @@ static void pick_up(Head h, float *to, const float *from, int ld) {
     for (int i = 0; i < h.places; i++)
         for (int j = 0; j < h.size; j++) to[i * h.ld + j] = from[i * ld + j];
 }
-static void put_down(Head h, float *to, const float *from, int ld, int add) {
+static void put_down(Head h, float *to, const float *from, int ld) {
     for (int i = 0; i < h.places; i++)
-        for (int j = 0; j < h.size; j++) to[i * ld + j] = from[i * h.ld + j] + (add ? to[i * ld + j] : 0);
+        for (int j = 0; j < h.size; j++) to[i * ld + j] = from[i * h.ld + j];
 }
 
 static void softmax_of_the_past(Head h, float *weight) {
@@ -44,7 +44,7 @@ static void softmax_of_the_past(Head h, float *weight) {
     const vec zero = {0};
     const float sharp = 1 / sqrtf(h.size);
     for (int i = 0; i < h.places; i += VL) {
-        const int last = i + VL < h.places ? i + VL : h.places; /* nobody here sees as far as that */
+        const int last = i + VL < h.places ? i + VL : h.places; /* these positions see what lies before it */
         vec top = AT(weight + i), sum = zero;
         for (int j = 1; j < last; j++) {
             const vec v = AT(weight + j * h.across + i);
@@ -91,7 +91,7 @@ static void attend(Work *work, const Op *op, int n) {
                     (Target){.out = weight, .ld = h.across});
             softmax_of_the_past(h, weight);
             turned(h.places, h.ld, h.places, rows_at(h, weight, h.across), h.v, h.ld, (Target){.out = h.out, .ld = h.ld});
-            put_down(h, y->h + (size_t)e * h.places * y->ld + start, h.out, y->ld, 0);
+            put_down(h, y->h + (size_t)e * h.places * y->ld + start, h.out, y->ld);
         }
 }
 static void attend_back(Work *work, const Op *op, int n) {
@@ -102,7 +102,6 @@ static void attend_back(Work *work, const Op *op, int n) {
         for (int start = 0; start < y->channels; start += h.size, weight += h.places * h.across) {
             const float *from = x->h + (size_t)e * h.places * x->ld + start;
             float *to = x->d + (size_t)e * h.places * x->ld + start;
-            const Target there = {.ld = h.ld};
             pick_up(h, h.q, from, x->ld);
             pick_up(h, h.k, from + y->channels, x->ld);
             pick_up(h, h.v, from + 2 * y->channels, x->ld);
@@ -111,13 +110,15 @@ static void attend_back(Work *work, const Op *op, int n) {
             product(h.places, h.across, h.size, rows_at(h, h.v, h.ld), h.turned, h.across,
                     (Target){.out = h.scores, .ld = h.across});
             softmax_back(h, weight, h.scores);
-            Target t = there;
-            t.out = h.dv, product(h.places, h.ld, h.places, rows_at(h, weight, h.across), h.out, h.ld, t);
-            t.out = h.dk, product(h.places, h.ld, h.places, rows_at(h, h.scores, h.across), h.q, h.ld, t);
-            t.out = h.dq, turned(h.places, h.ld, h.places, rows_at(h, h.scores, h.across), h.k, h.ld, t);
-            put_down(h, to, h.dq, x->ld, x->reached);
-            put_down(h, to + y->channels, h.dk, x->ld, x->reached);
-            put_down(h, to + 2 * y->channels, h.dv, x->ld, x->reached);
+            product(h.places, h.ld, h.places, rows_at(h, weight, h.across), h.out, h.ld,
+                    (Target){.out = h.dv, .ld = h.ld});
+            product(h.places, h.ld, h.places, rows_at(h, h.scores, h.across), h.q, h.ld,
+                    (Target){.out = h.dk, .ld = h.ld});
+            turned(h.places, h.ld, h.places, rows_at(h, h.scores, h.across), h.k, h.ld,
+                   (Target){.out = h.dq, .ld = h.ld});
+            put_down(h, to, h.dq, x->ld);
+            put_down(h, to + y->channels, h.dk, x->ld);
+            put_down(h, to + 2 * y->channels, h.dv, x->ld);
         }
     x->reached = 1;
 }

@@ -1,4 +1,4 @@
-/* Train one lane of a sweep: a network of linear layers with ReLU or tanh, for some steps, on the core that calls.
+/* Train one lane of a sweep for some steps, on the core that calls: a chain of linear layers, or another network.
  *
  * A small network's weights fit in a core's own cache, so the fastest order is the plain one: take one network and run
  * all its steps. What a stack of networks pays for (a pass over memory for every operation) is then not paid: gradients
@@ -15,13 +15,17 @@
 #include "losses.c"   /* cross-entropy, squared error, accuracy */
 #include "network.c"  /* the forward and backward pass of a chunk of examples through linear layers */
 #include "tape.c"     /* other networks: a list of operations, and the tensors between them */
-#include "convolution.c"
+#include "convolution.c" /* convolutions and linear layers */
 #include "layers.c"   /* activations, sums, means, dropout, layer normalization, embeddings */
 #include "norms.c"    /* batch and group normalization */
-#include "attention.c"
+#include "attention.c" /* causal self-attention */
 #include "play.c"     /* the forward and backward pass of a tape, and its steps */
 
 int vector_length(void) { return VL; }
+
+/* Of the structures that Python hands over. */
+const int sizes[] = {sizeof(Settings), sizeof(Data),   sizeof(Lane), sizeof(Op),
+                     sizeof(Shape),    sizeof(Matrix), sizeof(Tape)};
 
 /* Floats of scratch that a network of these sizes needs. */
 long scratch_floats(int layers, int normed, const int *sizes) {

@@ -15,10 +15,9 @@ INLINE vec normal(vec x, vec *phi) {
 
 /* The activation of x, which is y, and its slope there. */
 INLINE vec activation(int choice, vec x) {
-    const vec zero = {0};
     vec phi;
     if (choice == TANH_OF) return vtanh(x);
-    if (choice == RELU_OF) return KEEP_IF(~(x < zero), x); /* NaN passes: divergence must show */
+    if (choice == RELU_OF) return relu(x);
     normal(x, &phi);
     return x * phi;
 }
@@ -29,28 +28,33 @@ INLINE vec slope_of(int choice, vec x, vec y) {
     if (choice == RELU_OF) return KEEP_IF(x > zero, zero + 1);
     return 0.39894228f * x * normal(x, &phi) + phi;
 }
-#define EACH_VECTOR(j) for (size_t j = 0, all = (size_t)n * y->positions * y->ld; j < all; j += VL)
+
+/* The vectors of y's n examples. */
+#define EACH_VECTOR(y, n, j) for (size_t j = 0, all = (size_t)(n) * (y)->positions * (y)->ld; j < all; j += VL)
+
+/* The signal at y, as it is, to x. */
+static void pass_on(Tensor *x, const Tensor *y, int n) {
+    EACH_VECTOR(y, n, j) send(x->reached, VL, x->d + j, y->d + j, 1);
+    x->reached = 1;
+}
+
 static void activate_all(Work *work, const Op *op, int n) {
     const Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
-    EACH_VECTOR(j) AT(y->h + j) = activation(op->choice, AT(x->h + j));
+    EACH_VECTOR(y, n, j) AT(y->h + j) = activation(op->choice, AT(x->h + j));
 }
 static void activate_back(Work *work, const Op *op, int n) {
     Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
-    EACH_VECTOR(j) AT(y->d + j) *= slope_of(op->choice, AT(x->h + j), AT(y->h + j));
-    EACH_VECTOR(j) send(x->reached, VL, x->d + j, y->d + j, 1);
-    x->reached = 1;
+    EACH_VECTOR(y, n, j) AT(y->d + j) *= slope_of(op->choice, AT(x->h + j), AT(y->h + j));
+    pass_on(x, y, n);
 }
 
 static void add(Work *work, const Op *op, int n) {
     const Tensor *a = work->tensor + op->from, *b = work->tensor + op->other, *y = work->tensor + op->to;
-    EACH_VECTOR(j) AT(y->h + j) = AT(a->h + j) + AT(b->h + j);
+    EACH_VECTOR(y, n, j) AT(y->h + j) = AT(a->h + j) + AT(b->h + j);
 }
 static void add_back(Work *work, const Op *op, int n) {
-    Tensor *a = work->tensor + op->from, *b = work->tensor + op->other, *y = work->tensor + op->to;
-    EACH_VECTOR(j) send(a->reached, VL, a->d + j, y->d + j, 1);
-    a->reached = 1;
-    EACH_VECTOR(j) send(b->reached, VL, b->d + j, y->d + j, 1);
-    b->reached = 1;
+    pass_on(work->tensor + op->from, work->tensor + op->to, n);
+    pass_on(work->tensor + op->other, work->tensor + op->to, n);
 }
 
 static void mean_of(Work *work, const Op *op, int n) {
@@ -64,7 +68,7 @@ static void mean_of(Work *work, const Op *op, int n) {
 static void mean_back(Work *work, const Op *op, int n) {
     Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
     for (int r = 0; r < n * x->positions; r++)
-        send(x->reached, x->ld, x->d + (size_t)r * x->ld, y->d + r / x->positions * y->ld, 1.0f / x->positions);
+        send(0, x->ld, x->d + (size_t)r * x->ld, y->d + r / x->positions * y->ld, 1.0f / x->positions);
     x->reached = 1;
 }
 
@@ -88,9 +92,8 @@ static void drop_some(Work *work, const Op *op, int n) {
 static void drop_back(Work *work, const Op *op, int n) {
     Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
     const vec zero = {0};
-    EACH_VECTOR(j) AT(y->d + j) = KEEP_IF(AT(y->kept + j) > zero, AT(y->d + j) / AT(y->kept + j));
-    EACH_VECTOR(j) send(x->reached, VL, x->d + j, y->d + j, 1);
-    x->reached = 1;
+    EACH_VECTOR(y, n, j) AT(y->d + j) = KEEP_IF(AT(y->kept + j) > zero, AT(y->d + j) / AT(y->kept + j));
+    pass_on(x, y, n);
 }
 
 /* Layer normalization of every row, see norm.c; what is kept is every row's u, then its scale. */
@@ -106,12 +109,10 @@ static void layer_norm_back(Work *work, const Op *op, int n) {
     Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
     const int rows = n * y->positions, ld = y->ld;
     const float *scale = y->kept + (size_t)rows * ld;
-    for (int r = 0; r < rows; r++) {
+    for (int r = 0; r < rows; r++)
         normalize_back(y->channels, ld, scale[r], work->weight[op->weight], y->kept + r * ld, y->d + r * ld,
                        work->sum[op->weight]);
-        send(x->reached, ld, x->d + r * ld, y->d + r * ld, 1);
-    }
-    x->reached = 1;
+    pass_on(x, y, n);
 }
 
 /* A token's row of one table, and its place's row of another. */

@@ -113,11 +113,10 @@ static void choose(Net *net, int n, const int32_t *order, ptrdiff_t first, const
 }
 
 static void activate(int is_tanh, int n, int length, float *h, int ld) {
-    const vec zero = {0};
     for (int b = 0; b < n; b++)
         for (int j = b * ld; j < b * ld + length; j += VL)
             if (is_tanh) AT(h + j) = vtanh(AT(h + j));
-            else AT(h + j) = KEEP_IF(~(AT(h + j) < zero), AT(h + j)); /* NaN passes: divergence must show */
+            else AT(h + j) = relu(AT(h + j));
 }
 
 /* SplitMix64's finaliser, and the mask that it makes of a layer's count and an entry's place, as layers.Dropout has it.

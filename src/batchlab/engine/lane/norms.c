@@ -34,7 +34,7 @@ static void normalize_rows(const Op *op, int learning, size_t rows, size_t ld, c
         AT(kept + j) = mean, AT(kept + ld + j) = scale;
         for (size_t i = j; i < rows * ld; i += ld) {
             const vec v = AT(x + i) * steep + shift;
-            AT(y + i) = op->relu ? KEEP_IF(~(v < zero), v) : v;
+            AT(y + i) = op->relu ? relu(v) : v;
         }
     }
 }
@@ -57,11 +57,12 @@ static void normalize_rows_back(int add, size_t rows, size_t ld, const float *ga
 
 /* Batch normalization, of the whole batch or of virtual ones whose sizes differ by one at most (Hoffer et al. 2017). */
 static int virtual_batches(const Op *op, int n) { return op->choice ? (n + op->choice - 1) / op->choice : 1; }
+static int begins(int n, int batches, int b) { return b * (n / batches) + (b < n % batches ? b : n % batches); }
 static void batch_norm(Work *work, const Op *op, int n) {
     const Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
     const int batches = work->learning ? virtual_batches(op, n) : 1, example = x->positions * x->ld;
-    for (int b = 0, e = 0, size; b < batches; b++, e += size) {
-        size = n / batches + (b < n % batches);
+    for (int b = 0; b < batches; b++) {
+        const int e = begins(n, batches, b), size = begins(n, batches, b + 1) - e;
         normalize_rows(op, work->learning, (size_t)size * x->positions, x->ld, work->weight[op->weight],
                        x->h + (size_t)e * example, y->h + (size_t)e * example, y->kept + 2 * b * y->ld);
     }
@@ -70,8 +71,8 @@ static void batch_norm_back(Work *work, const Op *op, int n) {
     Tensor *x = work->tensor + op->from, *y = work->tensor + op->to;
     const int batches = virtual_batches(op, n), example = x->positions * x->ld;
     if (op->relu) close_gates(y, n);
-    for (int b = 0, e = 0, size; b < batches; b++, e += size) {
-        size = n / batches + (b < n % batches);
+    for (int b = 0; b < batches; b++) {
+        const int e = begins(n, batches, b), size = begins(n, batches, b + 1) - e;
         const size_t at = (size_t)e * example;
         normalize_rows_back(x->reached, (size_t)size * x->positions, x->ld, work->weight[op->weight], x->h + at,
                             y->kept + 2 * b * y->ld, x->d + at, y->d + at, work->sum[op->weight]);
@@ -114,7 +115,7 @@ static void group_norm(Work *work, const Op *op, int n) {
             const vec sharp = AT(scale + j) = 1.0f / root(AT(scale + j) + op->eps);
             for (size_t i = j; i < rows * ld; i += ld) {
                 const vec v = AT(gain + j) * sharp * (AT(from + i) - AT(mean + j)) + AT(gain + ld + j);
-                AT(to + i) = op->relu ? KEEP_IF(~(v < zero), v) : v;
+                AT(to + i) = op->relu ? relu(v) : v;
             }
         }
     }

@@ -6,7 +6,7 @@ static void lay_out_tape(Work *work, const Tape *tape, float *const *weight) {
     work->tensor = take(work, sizeof(Tensor) * tape->tensors);
     work->sum = take(work, sizeof(float *) * tape->matrices);
     work->turned = take(work, sizeof(float *) * tape->matrices);
-    Tensor tensor[tape->tensors]; /* also where there is no room yet */
+    Tensor tensor[tape->tensors]; /* needed to measure, too, when work->tensor has no room yet */
     for (int i = 0; i < tape->tensors; i++) {
         const Shape s = tape->shape[i];
         const int places = s.height * s.width, ld = i ? padded(s.channels) : s.channels;
@@ -129,10 +129,12 @@ static void learn(const Work *work, const Rule *rule) {
     }
 }
 
-/* Bytes of scratch that a tape needs, which has none yet; they are zero when first used. */
+/* Bytes of scratch that a tape needs; they are zero when first used. */
 size_t scratch_of_tape(const Tape *tape) {
     Work work;
-    lay_out_tape(&work, tape, NULL);
+    Tape bare = *tape;
+    bare.scratch = NULL;
+    lay_out_tape(&work, &bare, NULL);
     return work.used;
 }
 
@@ -173,8 +175,8 @@ double evaluate_tape(const Tape *tape, const Data *data, int64_t *right) {
     lay_out_tape(&work, tape, tape->average);
     work.data = data, *right = 0;
     double loss = 0;
-    for (int64_t at = 0; at < data->examples; at += tape->piece) {
-        const int n = data->examples - at < tape->piece ? (int)(data->examples - at) : tape->piece;
+    for (int64_t at = 0; at < data->examples; at += tape->judged) {
+        const int n = data->examples - at < tape->judged ? (int)(data->examples - at) : tape->judged;
         work.first = at;
         play(&work, n);
         loss += judge(&work, n, 1, right);

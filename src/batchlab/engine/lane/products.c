@@ -22,8 +22,7 @@ INLINE void finish(int kind, vec *acc, int mr, int nv, const Target *t, ptrdiff_
     UNROLLED for (int m = 0, i = 0; m < mr; m++)                                                       \
         UNROLLED for (ptrdiff_t n = 0, j = at + m * t->ld; n < nv; n++, i++, j += VL)
     const vec zero = {0};
-    if (kind == RELU) /* NaN passes: divergence must show */
-        EACH_OF_TILE(i, j) AT(t->out + j) = KEEP_IF(~(acc[i] < zero), acc[i]);
+    if (kind == RELU) EACH_OF_TILE(i, j) AT(t->out + j) = relu(acc[i]);
     if (kind == MASK) EACH_OF_TILE(i, j) AT(t->out + j) = KEEP_IF(AT(t->active + j) > zero, acc[i]);
     if ((kind == PLAIN || kind == UPDATE) && t->before) EACH_OF_TILE(i, j) acc[i] += AT(t->before + j);
     if (kind == PLAIN) EACH_OF_TILE(i, j) AT(t->out + j) = acc[i];

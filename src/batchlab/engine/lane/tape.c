@@ -4,7 +4,7 @@
  *
  * A tensor holds, for each example, `positions` rows of channels, rounded up to whole vectors, with zeros that stay
  * zeros: pixels of an image, times of a signal, tokens of a text; one row is a plain vector. Channels lie together, so
- * that a vector is sixteen channels of one position, and sums over examples and positions need no sum across a vector.
+ * that a vector is several channels of one position, and sums over examples and positions need no sum across a vector.
  */
 enum { CONVOLVE, BATCH_NORM, LAYER_NORM, ACTIVATE, ADD, MEAN, EMBED, ATTEND, DROP, GROUP_NORM };
 enum { RELU_OF, TANH_OF, GELU_OF }; /* what ACTIVATE computes */
@@ -13,7 +13,7 @@ enum { BLOCK = 96 };                /* rows of a tensor that a product takes at 
 /* One operation. from, other, to: the tensors read and made; `weight`: its first matrix of weights. */
 typedef struct {
     int kind, from, other, to, weight;
-    int relu;                             /* CONVOLVE, BATCH_NORM: whether ReLU follows */
+    int relu;                             /* CONVOLVE and the norms but LAYER_NORM: whether ReLU follows */
     int kernel[2], stride[2], padding[2]; /* CONVOLVE: down and across */
     int choice;                           /* ACTIVATE: which; ATTEND: heads; DROP: which count of `draw`;
                                              GROUP_NORM: groups; BATCH_NORM: examples of a virtual batch, or 0 */
@@ -32,10 +32,10 @@ typedef struct {
     int rows, length, bias, norm;
 } Matrix;
 
-/* A lane, as Python hands it over. `piece`: how many examples are worked through together; with batch normalization it
- * has to be the whole batch. w, m, v, average: as in network.c, an array a matrix. */
+/* A lane, as Python hands it over. `piece`: how many examples are worked through together; with batch normalization
+ * a whole batch. `judged`: how many at most in an evaluation. w, m, v, average: as in network.c, an array a matrix. */
 typedef struct {
-    int ops, tensors, matrices, piece;
+    int ops, tensors, matrices, piece, judged;
     const Op *op;
     const Shape *shape;
     const Matrix *matrix;
@@ -62,7 +62,7 @@ typedef struct {
     const float **row;             /* pointers to the rows of a block */
     float *head;                   /* of attention */
     float *z;                      /* the outputs of CHUNK rows, turned */
-    float *start, *end;            /* of the sums */
+    float *start, *end;            /* of the sums, which lie together */
     const Data *data;
     const int32_t *order;          /* the examples of the piece: order[0] ..., or first, first + 1 ... */
     int64_t first, place;          /* place: that of the piece in its batch */

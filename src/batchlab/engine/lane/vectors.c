@@ -34,6 +34,11 @@ typedef double widevec __attribute__((vector_size(VL * 8), aligned(8)));
 
 INLINE vec pick(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
 
+INLINE vec relu(vec v) { /* NaN passes: divergence must show */
+    const vec zero = {0};
+    return KEEP_IF(~(v < zero), v);
+}
+
 INLINE vec root(vec v) { /* compilers make one instruction of it */
     for (int j = 0; j < VL; j++) v[j] = sqrtf(v[j]);
     return v;
