@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from batchlab import Run, data, fit, models, optim, outcomes, schedules
 from batchlab.engine import choice, stacked
-from batchlab.engine.plan import Lane, plan
+from batchlab.engine.plan import Lane, _alike, _one_by_one, plan
 from batchlab.engine.sweep import sweep
+from batchlab.training import step
 
 SPIRALS = data.two_spirals(60, val=20, test=20)
 WAVES = data.mnist1d(60, val=20, test=20, signals=True)
@@ -173,6 +174,24 @@ def test_stacks_are_cut_to_the_memory_given():
     whole = sweep(run, lr=[0.1], seed=[0, 1, 2], engine="stacked")
     cut = sweep(run, lr=[0.1], seed=[0, 1, 2], engine="stacked", memory=1)
     pandas.testing.assert_frame_equal(cut.drop(columns="seconds"), whole.drop(columns="seconds"), rtol=1e-8)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    batch_size=st.integers(1, 60),
+    order=st.sampled_from(["reshuffle", "fixed"]),
+    drop_last=st.booleans(),
+    length=st.tuples(st.sampled_from(["epochs", "steps", "examples"]), st.integers(1, 200)),
+)
+def test_a_plan_of_epochs_alike_is_that_of_steps_one_by_one(batch_size, order, drop_last, length):
+    run = a_run(batch_size=batch_size, order=order, drop_last=drop_last, **dict([length]))
+    run = replace(run, steps=run.steps if length[0] == "steps" else None)
+    made, used = _alike(run)
+    want, want_used = _one_by_one(run)
+    assert (list(made), used) == (want, want_used)
+    seen = np.cumsum([0, *want])
+    due = [s for s in range(1, len(seen)) if step.due(run, seen[s - 1], seen[s])]
+    assert plan(run).stops == (*due, *([len(want)] if len(want) not in due else []))
 
 
 # ---------------------------------------------------------------- bad input

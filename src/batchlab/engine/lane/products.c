@@ -108,8 +108,10 @@ static void dots(int rows, int n, int length, const float *a, ptrdiff_t lda, con
             vec sums[VL] = {{0}};
             for (int j = 0; j < length; j += VL)
                 UNROLLED for (int r = 0; r < HALF; r++) {
-                    sums[r] += AT(a + row[r] + j) * AT(one + j);
-                    sums[HALF + r] += AT(a + row[r] + j) * AT(two + j);
+                    vec w = AT(a + row[r] + j);
+                    LOADED_ONCE(w);
+                    sums[r] += w * AT(one + j);
+                    sums[HALF + r] += w * AT(two + j);
                 }
             const vec both = KEEP_IF(place % HALF + i < rows, totals(sums));
             memcpy(out + b * ld + i, &both, sizeof(vec) / 2);

@@ -30,6 +30,11 @@ typedef double widevec __attribute__((vector_size(VL * 8), aligned(8)));
 #else
 #define UNROLLED _Pragma("GCC unroll 32") /* else gcc keeps a place in memory for an array of accumulators */
 #endif
+#if defined(__x86_64__) && !defined(__clang__) /* gcc would rather load a vector anew for each multiplication */
+#define LOADED_ONCE(v) __asm__("" : "+v"(v))
+#else
+#define LOADED_ONCE(v)
+#endif
 #define KEEP_IF(mask, v) ((vec)((ivec)(v) & (mask)))
 
 INLINE vec pick(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
