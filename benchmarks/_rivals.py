@@ -137,7 +137,7 @@ def keras_on_torch(run, rates, seeds):
 
 def sizes_of(run):
     """Inputs, hidden widths and outputs of an MLP; None of any other model."""
-    return dict(run.model.settings)["sizes"] if run.model.kind == "mlp" else None
+    return dict(run.model.settings)["sizes"] if getattr(run.model, "kind", None) == "mlp" else None
 
 
 def batchlab(run, rates, seeds):

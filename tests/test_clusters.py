@@ -7,24 +7,29 @@ import sys
 import threading
 import time
 import warnings
+from functools import cache
 
 import joblib
 import pandas
 import pytest
-from test_resume import GRID, a_run, without_time
+from test_resume import SWEEPS, without_time
 
 from batchlab import sweep
 
 pytestmark = pytest.mark.filterwarnings("default")  # the clusters' own warnings are not ours to mend
 
 
-@pytest.fixture(scope="module")
-def want():
-    return without_time(sweep(a_run(), **GRID))
+@cache
+def wanted(name):
+    """What two processes make of it: as many cut stacks alike."""
+    run, given = SWEEPS[name]
+    return without_time(sweep(run, n_jobs=2, **given))
 
 
-def test_a_dask_worker_killed_midway_changes_nothing(tmp_path, want):
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_dask_worker_killed_midway_changes_nothing(tmp_path, name):
     distributed = pytest.importorskip("distributed")
+    (run, given), want = SWEEPS[name], wanted(name)
     lanes, seen = len(want.groupby(["batch_size", "lr", "seed"])), []
 
     def kill_midway(victim):
@@ -43,7 +48,7 @@ def test_a_dask_worker_killed_midway_changes_nothing(tmp_path, want):
         victim = min(client.run(os.getpid).values())
         killer = threading.Thread(target=kill_midway, args=(victim,))
         killer.start()
-        got = sweep(a_run(), cache=tmp_path, **GRID)
+        got = sweep(run, cache=tmp_path, **given)
         killer.join()
         assert victim not in client.run(os.getpid).values()
     assert 0 < seen[0] < lanes, "the worker did not die midway"
@@ -62,11 +67,12 @@ def on_ray():
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
         register_ray()
 
-        def on_ray(run, **options):
+        def on_ray(name, restarts, **options):
             warnings.simplefilter("ignore")
-            remote = {"max_restarts": options.pop("restarts"), "max_task_retries": -1}
+            run, given = SWEEPS[name]
+            remote = {"max_restarts": restarts, "max_task_retries": -1}
             with joblib.parallel_config("ray", n_jobs=2, ray_remote_args=remote):
-                return sweep(run, **options, **GRID)
+                return sweep(run, **options, **given)
 
         yield on_ray
         ray.shutdown()
@@ -92,16 +98,17 @@ def dies_once(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ray is not among the test tools on Windows")
 class TestRay:
-    def test_a_worker_killed_midway_changes_nothing(self, on_ray, dies_once, want):
+    @pytest.mark.parametrize("name", SWEEPS)
+    def test_a_worker_killed_midway_changes_nothing(self, on_ray, dies_once, name):
         """With leave to start one again, as its own documentation has it for actors."""
-        got = on_ray(a_run(), restarts=1)
+        got = on_ray(name, restarts=1)
         assert dies_once.exists(), "no worker died"
-        pandas.testing.assert_frame_equal(without_time(got), want, check_exact=True)
+        pandas.testing.assert_frame_equal(without_time(got), wanted(name), check_exact=True)
 
-    def test_without_leave_it_is_an_error_and_the_next_sweep_goes_on(self, on_ray, dies_once, want, tmp_path):
+    def test_without_leave_it_is_an_error_and_the_next_sweep_goes_on(self, on_ray, dies_once, tmp_path):
         from ray.exceptions import ActorDiedError
 
         with pytest.raises(ActorDiedError, match="worker process has died"):
-            on_ray(a_run(), restarts=0, cache=tmp_path)
-        got = on_ray(a_run(), restarts=0, cache=tmp_path)
-        pandas.testing.assert_frame_equal(without_time(got), want, check_exact=True)
+            on_ray("chain", restarts=0, cache=tmp_path)
+        got = on_ray("chain", restarts=0, cache=tmp_path)
+        pandas.testing.assert_frame_equal(without_time(got), wanted("chain"), check_exact=True)

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
+import pytest
 
 from batchlab import Run, data, models, optim, sweep
 from batchlab.engine import kernel
@@ -18,15 +20,16 @@ GRID = dict(batch_size=[4, 16], lr=[0.01, 0.03, 0.1], seed=range(40))
 KILLED_AGAIN_AND_AGAIN = """
 import os, signal, sys, time
 sys.path[:0] = {paths!r}
-from test_resume import GRID, a_run
+from test_resume import SWEEPS
 from batchlab.engine import kernel
 from batchlab import sweep
+run, given = SWEEPS[{name!r}]
 kernel.library()
 for line in sys.stdin:  # a delay and a directory
     delay, folder = line.strip().split(" ", 1)
     child = os.fork()
     if not child:
-        sweep(a_run(), cache=folder, n_jobs=1, **GRID)
+        sweep(run, cache=folder, n_jobs=1, **given)
         os._exit(0)
     time.sleep(float(delay))
     os.kill(child, signal.SIGKILL)
@@ -41,16 +44,33 @@ def a_run():
     )  # fmt: skip
 
 
+def a_cnn(**changes):
+    waves = data.mnist1d(60, val=20, test=20, signals=True)
+    given = dict(data=waves, model=models.cnn((1, 40), 10, channels=(4, 4), norm="batch"), batch_size=20)
+    return replace(a_run(), **given | changes)
+
+
+FEW = dict(batch_size=[10, 20], lr=[0.01, 0.1], seed=range(3))
+SWEEPS = {
+    "chain": (a_run(), GRID | {"engine": "native"}),
+    "tape": (a_cnn(epochs=300), FEW | {"engine": "native", "seed": range(12)}),
+    "stacked": (a_cnn(), FEW | {"engine": "stacked"}),
+    "loop": (a_cnn(), FEW | {"engine": "loop"}),
+}
+
+
 def without_time(table):
     return table.drop(columns="seconds")
 
 
-def test_killed_twenty_times_a_sweep_still_gives_the_same_table(tmp_path):
+@pytest.mark.parametrize(("name", "kills"), [("chain", 20), ("tape", 6), ("stacked", 4), ("loop", 6)])
+def test_killed_again_and_again_a_sweep_still_gives_the_same_table(tmp_path, name, kills):
+    run, given = SWEEPS[name]
     kernel.library()  # compile first, so that the sweep alone is timed
     began = time.perf_counter()
-    want = without_time(sweep(a_run(), **GRID))
+    want = without_time(sweep(run, n_jobs=1, **given))
     whole = time.perf_counter() - began
-    code = KILLED_AGAIN_AND_AGAIN.format(paths=[SRC, str(Path(__file__).parent)])
+    code = KILLED_AGAIN_AND_AGAIN.format(paths=[SRC, str(Path(__file__).parent)], name=name)
     chance, killed, kept = random.Random(0), 0, set()
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as other:
         for attempt in range(100):
@@ -59,16 +79,17 @@ def test_killed_twenty_times_a_sweep_still_gives_the_same_table(tmp_path):
             if int(other.stdout.readline()) == -signal.SIGKILL:
                 killed += 1
                 kept.add(len(list(folder.glob("*.json"))))
-            if killed == 20:
+            if killed == kills:
                 break
         other.stdin.close()
-    assert killed == 20 and len(kept) > 3, f"the kills did not come at various moments of the sweep: {killed}, {kept}"
+    assert killed == kills, f"{killed} of {kills} were killed in time"
+    assert len(kept) > (3 if kills == 20 else 1), f"the kills did not come at various moments of the sweep: {kept}"
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a damaged file would warn
         for folder in tmp_path.iterdir():
-            got = sweep(a_run(), cache=folder, **GRID)
+            got = sweep(run, cache=folder, n_jobs=1, **given)
             pandas.testing.assert_frame_equal(without_time(got), want, check_exact=True)
-            assert without_time(sweep(a_run(), cache=folder, **GRID)).equals(without_time(got))
+            assert without_time(sweep(run, cache=folder, n_jobs=1, **given)).equals(without_time(got))
 
 
 def test_processes_give_the_same_table():
