@@ -14,9 +14,8 @@ from batchlab.engine import structures
 from batchlab.engine.structures import Unreadable
 from batchlab.training import layers, models, optim
 
-CONVOLVE, BATCH_NORM, LAYER_NORM, ACTIVATE, ADD, MEAN, EMBED, ATTEND, DROP, GROUP_NORM = range(
-    10
-)  # as tape.c counts them
+# As tape.c counts them.
+CONVOLVE, BATCH_NORM, LAYER_NORM, ACTIVATE, ADD, MEAN, EMBED, ATTEND, DROP, GROUP_NORM = range(10)
 CHOICES = {nn.ReLU: 0, nn.Tanh: 1, nn.GELU: 2}
 ROWS = 64  # rows of every tensor for a piece of examples, about: what they need should fit in a cache
 PIECE = 16  # examples of a piece where they have many more rows inside than at the end
