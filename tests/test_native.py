@@ -128,13 +128,17 @@ def test_divergence_shows_for_nan_too():
 # ---------------------------------------------------------------- whatever the processor, the threads and the calls
 
 
-@pytest.mark.parametrize("flags", COMPILED_FOR, ids=str)
-def test_the_kernel_for_another_processor_equals_fit(monkeypatch, flags):
+def take_the_kernel_for(monkeypatch, flags):
     """A vector has 4 lanes on any x86-64 or ARM, 8 with AVX2; the layout of weights depends on that."""
     monkeypatch.setattr(kernel, "PROCESSORS", (list(flags),))
     other = kernel.library.__wrapped__()
     assert other.vector_length() == (8 if flags else 4)
     monkeypatch.setattr(native, "library", lambda: other)
+
+
+@pytest.mark.parametrize("flags", COMPILED_FOR, ids=str)
+def test_the_kernel_for_another_processor_equals_fit(monkeypatch, flags):
+    take_the_kernel_for(monkeypatch, flags)
     for sizes, batch_size, rule in itertools.product(
         [(40, 10), (40, 33, 16, 10)], [1, 3, 37, 150], [optim.momentum(), optim.adam(eps=0.01), optim.lamb(eps=0.01)]
     ):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_native import COMPILED_FOR, RULES, a_lane, rows_of
+from test_native import COMPILED_FOR, RULES, a_lane, rows_of, take_the_kernel_for
 from test_sweep import GROWING, SCHEDULES, SPIRALS, a_run, assert_equals_fit, one_thread  # noqa: F401
 from torch import nn
 from torch.nn import functional as F
@@ -243,10 +243,7 @@ def test_gelu_is_as_exact_as_torch():
 
 @pytest.mark.parametrize("flags", COMPILED_FOR, ids=str)
 def test_the_tape_for_another_processor_equals_fit(monkeypatch, flags):
-    monkeypatch.setattr(kernel, "PROCESSORS", (list(flags),))
-    other = kernel.library.__wrapped__()
-    assert other.vector_length() == (8 if flags else 4)
-    monkeypatch.setattr(native, "library", lambda: other)
+    take_the_kernel_for(monkeypatch, flags)
     for name, optimizer in itertools.product(NETWORKS, [optim.momentum(), optim.lamb(eps=0.01)]):
         run = of(name, optimizer=optimizer, lr=0.003)
         assert_equals_fit(a_lane(run), run, 5e-5)

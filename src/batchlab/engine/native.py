@@ -35,9 +35,10 @@ def suits(run):
     [True, False]
     """
     try:
-        return bool(kind(run))
+        kind(run)
     except Unreadable:
         return False
+    return True
 
 
 def kind(run):
@@ -59,7 +60,8 @@ def kind(run):
         raise Unreadable("a micro_batch with dropout, of which each piece has its own")
     if found and y.ndim == (1 if run.data.classes else 2):
         return "chain"
-    return "tape" if tape.read(run, model) else None
+    tape.read(run, model)
+    return "tape"
 
 
 def _is_flat(x):

@@ -104,15 +104,9 @@ def convolution(reading, module, at):
     dims = 2 if type(module) is nn.Conv2d else 1
     if module.bias is None or module.groups != 1 or module.padding_mode != "zeros" or isinstance(module.padding, str):
         raise Unreadable("a convolution without bias, in groups, or padded otherwise")
-    kernel, stride, padding, dilation = (
-        (*fill, *given)[-2:]
-        for fill, given in (
-            ((1,), module.kernel_size),
-            ((1,), module.stride),
-            ((0,), module.padding),
-            ((1,), module.dilation),
-        )  # fmt: skip
-    )
+    given = (module.kernel_size, module.stride, module.padding, module.dilation)
+    filled = zip((1, 1, 0, 1), given, strict=True)  # down, where there is only across
+    kernel, stride, padding, dilation = ((down, *rest)[-2:] for down, rest in filled)
     channels, height, width = reading.shapes[at]
     if reading.flat or dilation != (1, 1) or channels != module.in_channels:
         raise Unreadable("a convolution of something else than positions")
@@ -121,8 +115,7 @@ def convolution(reading, module, at):
     made = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip((height, width), padding, kernel, stride, strict=True)]
     if min(made) < 1:
         raise Unreadable("a convolution wider than its input")
-    given = dict(kernel=kernel, stride=stride, padding=padding)
-    return affine(reading, module, at, (module.out_channels, *made), **given)
+    return affine(reading, module, at, (module.out_channels, *made), kernel, stride, padding)
 
 
 def linear(reading, module, at):

@@ -7,19 +7,19 @@
  *
  * One idea a file, each on those before it; compiled as one, so that the compiler sees through all of them.
  */
-#include "vectors.c"  /* arithmetic on vectors, exp, tanh, a turned matrix */
-#include "rules.c"    /* what a gradient does to the weights */
-#include "trust.c"    /* the two rules that look at whole layers */
-#include "products.c" /* matrix products in tiles of registers */
-#include "norm.c"     /* layer normalization */
-#include "losses.c"   /* cross-entropy, squared error, accuracy */
-#include "network.c"  /* the forward and backward pass of a chunk of examples through linear layers */
-#include "tape.c"     /* other networks: a list of operations, and the tensors between them */
-#include "convolution.c" /* convolutions and linear layers */
-#include "layers.c"   /* activations, sums, means, dropout, layer normalization, embeddings */
-#include "norms.c"    /* batch and group normalization */
-#include "attention.c" /* causal self-attention */
-#include "play.c"     /* the forward and backward pass of a tape, and its steps */
+#include "vectors.c"      /* arithmetic on vectors, exp, tanh, a turned matrix */
+#include "rules.c"        /* what a gradient does to the weights */
+#include "trust.c"        /* the two rules that look at whole layers */
+#include "products.c"     /* matrix products in tiles of registers */
+#include "norm.c"         /* layer normalization */
+#include "losses.c"       /* cross-entropy, squared error, accuracy */
+#include "network.c"      /* the forward and backward pass of a chunk of examples through linear layers */
+#include "tape.c"         /* other networks: a list of operations, and the tensors between them */
+#include "convolution.c"  /* convolutions and linear layers */
+#include "layers.c"       /* activations, sums, means, dropout, layer normalization, embeddings */
+#include "norms.c"        /* batch and group normalization */
+#include "attention.c"    /* causal self-attention */
+#include "play.c"         /* the forward and backward pass of a tape, and its steps */
 
 int vector_length(void) { return VL; }
 
